@@ -1,0 +1,30 @@
+/*
+ * log.h - one event a line: "area: what happened key=value".
+ *
+ * One log per process. A line is one write(2); bytes that could forge a line
+ * or move a terminal's cursor are escaped.
+ */
+#ifndef KARS_BASE_LOG_H
+#define KARS_BASE_LOG_H
+
+#include "kars_module.h"
+
+#include <stdarg.h>
+
+typedef struct {
+    int fd;         /* borrowed */
+    uint32_t level; /* lines above it (KARS_LOG_*) are dropped */
+    uint32_t json;  /* one JSON object a line instead of text */
+} kars__log_conf_t;
+
+void kars__log_setup(const kars__log_conf_t *conf);
+int kars__log_wants(uint32_t level);
+
+void kars__log(uint32_t level, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* The same with the trace id of a request (may be empty). */
+void kars__vlog(uint32_t level, kars_str_t trace, const char *fmt, va_list ap)
+    __attribute__((format(printf, 3, 0)));
+
+#endif

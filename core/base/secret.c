@@ -1,0 +1,79 @@
+/* secret.c - guarded memory for credentials. */
+#include "base/secret.h"
+
+#include <errno.h>
+#include <sodium.h>
+#include <unistd.h>
+
+struct kars_secret_s {
+    char *data; /* of sodium_malloc() */
+    size_t len;
+};
+
+static void
+secret_release(void *data)
+{
+    kars_secret_t *s = data;
+
+    sodium_free(s->data); /* zeroes; NULL is harmless */
+}
+
+kars_secret_t *
+kars__secret_create(kars_pool_t *pool, const void *bytes, size_t n,
+                    kars_err_t *err)
+{
+    const char *p = bytes;
+
+    if (n > 0 && p[n - 1] == '\n') {
+        n--;
+    }
+    if (n > 0 && p[n - 1] == '\r') {
+        n--;
+    }
+    if (n == 0) {
+        (void) kars__err(err, 0, "the secret is empty");
+        return NULL;
+    }
+    if (sodium_init() < 0) {
+        (void) kars__err(err, 0, "libsodium does not start");
+        return NULL;
+    }
+
+    kars_secret_t *s = kars__pown(pool, sizeof(*s), secret_release);
+
+    if (s == NULL || (s->data = sodium_malloc(n)) == NULL) {
+        (void) kars__err(err, ENOMEM, "a secret of %zu bytes", n);
+        return NULL;
+    }
+    memcpy(s->data, p, n);
+    s->len = n;
+    (void) sodium_mprotect_readonly(s->data);
+    return s;
+}
+
+kars_secret_t *
+kars__secret_read(kars_pool_t *pool, int fd, const char *name, kars_err_t *err)
+{
+    char buf[4096];
+    kars_secret_t *s = NULL;
+    ssize_t n = pread(fd, buf, sizeof(buf), 0);
+
+    if (n < 0) {
+        (void) kars__err(err, errno, "read \"%s\"", name);
+    } else if ((size_t) n == sizeof(buf)) {
+        (void) kars__err(err, 0, "\"%s\" is longer than 4095 bytes", name);
+    } else {
+        s = kars__secret_create(pool, buf, (size_t) n, err);
+        if (s == NULL) {
+            (void) kars__err_prefix(err, "\"%s\"", name);
+        }
+    }
+    sodium_memzero(buf, sizeof(buf));
+    return s;
+}
+
+kars_str_t
+kars__secret_str(const kars_secret_t *secret)
+{
+    return (kars_str_t){ secret->data, secret->len };
+}

@@ -1,0 +1,444 @@
+/* body.c - request bodies: held to their end where a gate must see them,
+ * scanned once as they arrive, edited by splices. */
+#include "http/request.h"
+
+/* The value of a watched member goes to who watches it. */
+static int
+body_value(void *data, uint32_t watch, kars_str_t text, uint32_t index,
+           uint32_t flags)
+{
+    kars_req_t *r = data;
+    const kars__watch_slot_t *s = &r->route->watch[0].slots[watch];
+    void *ctx = kars__req_ctx(r, s->mod);
+
+    if (ctx == NULL) {
+        return KARS_ERROR;
+    }
+    if (!kars__req_listens(r, s->mod)) {
+        return KARS_OK;
+    }
+
+    kars__mod_t *was = kars__mod_now;
+
+    kars__mod_now = r->cycle->mods[s->mod];
+    int rc = s->value(r, text, index, flags, kars__req_conf(r, s->mod), ctx);
+    kars__mod_now = was;
+    return rc == KARS_ERROR ? KARS_ERROR : KARS_OK;
+}
+
+/* A refusal found while bytes arrive: sent here, unless the engine is on the
+ * stack and will find it. */
+static int
+body_refuse(kars_req_t *r, int status, const char *type, const char *code,
+            const char *reason)
+{
+    if (r->answer != KARS__ANSWER_NONE) {
+        if (r->answer == KARS__ANSWER_PASS && !r->head_sent) {
+            kars__pass_cancel(r);
+        } else {
+            r->proto->abort(r);
+            return KARS_ERROR;
+        }
+    }
+    if (r->suspended) {
+        r->suspended = 0;
+        kars__wait_cancel(r->cycle->waits, r->token);
+    }
+    (void) kars__req_refuse(r, status, type, code, reason);
+    if (!r->running) {
+        kars__req_send_answer(r);
+    }
+    return KARS_ERROR;
+}
+
+static int
+body_scan_failed(kars_req_t *r, const kars_err_t *err)
+{
+    r->scan_failed = 1;
+    if (r->answer == KARS__ANSWER_LOCAL && !r->head_sent) {
+        if (!r->running) { /* a watcher refused it in its own words */
+            kars__req_send_answer(r);
+        }
+        return KARS_ERROR;
+    }
+    return body_refuse(r, 400, "invalid_request_error", "invalid_json",
+                       err->text[0] != '\0' ? err->text
+                                            : "a member that is not allowed");
+}
+
+static int
+body_scan(kars_req_t *r, const char *p, size_t n)
+{
+    kars_err_t err = KARS_ERR_INIT;
+
+    if (r->route->watch[0].prog == NULL) {
+        return KARS_OK;
+    }
+    if (r->scan == NULL) {
+        r->scan = kars__pnew(r->pool, kars__json_scan_t);
+        if (r->scan == NULL) {
+            return body_refuse(r, 503, "server_error", "overloaded",
+                               "no memory to read the body");
+        }
+        kars__json_begin(r->scan, r->route->watch[0].prog, body_value, r);
+    }
+    return kars__json_feed(r->scan, p, n, &err) == KARS_OK
+               ? KARS_OK
+               : body_scan_failed(r, &err);
+}
+
+static void
+body_wait_over(kars__timer_t *t)
+{
+    kars_req_t *r =
+        (kars_req_t *) ((char *) t - offsetof(kars_req_t, body_timer));
+
+    (void) body_refuse(r, 503, "server_error", "overloaded",
+                       "the memory for held bodies (body_memory) is used up");
+}
+
+/* Over the worker's cap: read no more until some came free. */
+static void
+body_pause(kars_req_t *r)
+{
+    kars_cycle_t *c = r->cycle;
+
+    if (r->body_paused || c->body_held <= c->body_memory) {
+        return;
+    }
+    r->body_paused = 1;
+    r->body_timer.fn = body_wait_over;
+    kars__timer_start(c->loop, &r->body_timer, c->body_wait_ms);
+    r->proto->read_body(r, 0);
+}
+
+static int
+body_hold(kars_req_t *r, kars__block_t *block, const char *p, size_t n)
+{
+    kars_buf_t *last = r->body_last;
+
+    r->cycle->body_held += n;
+    r->body_held += n;
+    if (last != NULL && last->block == block && last->data + last->len == p) {
+        last->len += n; /* the next bytes of the same block: one view */
+        body_pause(r);
+        return KARS_OK;
+    }
+
+    kars_buf_t *b = kars__buf_view(&r->bufs, block, p, n);
+
+    if (b == NULL) {
+        return body_refuse(r, 503, "server_error", "overloaded",
+                           "no memory for the body");
+    }
+    if (last != NULL) {
+        last->next = b;
+    } else {
+        r->body = b;
+    }
+    r->body_last = b;
+    body_pause(r);
+    return KARS_OK;
+}
+
+int
+kars__req_body_in(kars_req_t *r, kars__block_t *block, const char *p, size_t n)
+{
+    if (n == 0 || r->finished) {
+        return KARS_OK;
+    }
+    r->body_size += n;
+    if (r->body_size > r->route->core->body_limit) {
+        return body_refuse(r, 413, "invalid_request_error", "body_too_large",
+                           "the body is larger than body_limit");
+    }
+    if (body_scan(r, p, n) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (r->route->gated) {
+        return body_hold(r, block, p, n);
+    }
+
+    kars_buf_t *b = kars__buf_view(&r->bufs, block, p, n);
+
+    if (b == NULL) {
+        r->proto->abort(r);
+        return KARS_ERROR;
+    }
+    kars__pass_body(r, b, 0);
+    return KARS_OK;
+}
+
+void
+kars__req_body_end(kars_req_t *r)
+{
+    kars_err_t err = KARS_ERR_INIT;
+
+    if (r->finished || r->body_state == KARS__BODY_WHOLE) {
+        return;
+    }
+    if (r->scan == NULL && r->route->watch[0].prog != NULL &&
+        (kars_str_eq(r->head.method, KARS_STR("POST")) ||
+         kars_str_eq(r->head.method, KARS_STR("PUT")))) {
+        (void) kars__err(&err, 0, "json: the body is empty");
+        (void) body_scan_failed(r, &err);
+        return;
+    }
+    if (r->scan != NULL && kars__json_end(r->scan, &err) != KARS_OK) {
+        (void) body_scan_failed(r, &err);
+        return;
+    }
+    r->body_state = KARS__BODY_WHOLE;
+    r->body_final = r->body_size;
+    if (!r->route->gated) {
+        kars__pass_body(r, NULL, KARS_LAST);
+        return;
+    }
+    kars__req_run(r);
+}
+
+void
+kars__req_body_release(kars_req_t *r)
+{
+    if (r->body == NULL) {
+        return;
+    }
+    r->cycle->body_held -= r->body_held;
+    r->body_held = 0;
+    kars__chain_free(r->body);
+    r->body = NULL;
+    r->body_last = NULL;
+    kars__body_memory_free(r->cycle);
+}
+
+/* Edits. */
+
+/* Inserts before the edit that begins later; inserts at one place stay in the
+ * order in which they were made. */
+static void
+edit_add(kars_req_t *r, kars__edit_t *e)
+{
+    kars__edit_t **at = &r->edits;
+
+    while (*at != NULL && (*at)->at <= e->at) {
+        at = &(*at)->next;
+    }
+    e->next = *at;
+    *at = e;
+}
+
+static kars__edit_t *
+edit_find(kars_req_t *r, kars_str_t path, int *ret_clash)
+{
+    *ret_clash = 0;
+    for (kars__edit_t *e = r->edits; e != NULL; e = e->next) {
+        if (kars_str_eq(e->path, path)) {
+            return e;
+        }
+        /* a member inside a value that was itself written, or around one */
+        if ((kars_str_starts(path, e->path) && path.data[e->path.len] == '.') ||
+            (kars_str_starts(e->path, path) && e->path.data[path.len] == '.')) {
+            *ret_clash = 1;
+        }
+    }
+    return NULL;
+}
+
+static kars_str_t
+edit_parent(kars_str_t path, kars_str_t *ret_name)
+{
+    const char *dot = path.len != 0 ? memrchr(path.data, '.', path.len) : NULL;
+    size_t n = dot != NULL ? (size_t) (dot - path.data) : 0;
+
+    *ret_name = dot != NULL ? (kars_str_t){ dot + 1, path.len - n - 1 } : path;
+    return (kars_str_t){ path.data, n };
+}
+
+/* Where the path's value goes: *e gets at, cut, insert, text. */
+static int
+edit_place(kars_req_t *r, kars_str_t path, kars_str_t json, kars__edit_t *e)
+{
+    kars__json_range_t range;
+
+    if (kars__json_find(r->scan, path, &range) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (range.type != 0) {
+        e->at = range.start;
+        e->cut = range.end - range.start;
+        e->text = json;
+        return KARS_OK;
+    }
+
+    kars_str_t name;
+    kars_str_t parent = edit_parent(path, &name);
+    kars_str_t member = kars__pprintf(r->pool, "\"%.*s\":%.*s",
+                                      KARS_STR_ARG(name), KARS_STR_ARG(json));
+
+    if (member.data == NULL ||
+        kars__json_find(r->scan, parent, &range) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (range.type & KARS_JSON_OBJECT) {
+        e->at = range.start + 1;
+        e->insert = range.empty ? KARS__INSERT_ONLY : KARS__INSERT_FIRST;
+        e->text = member;
+        return KARS_OK;
+    }
+    if (parent.len == 0) {
+        return KARS_ERROR; /* the document is an array */
+    }
+    return edit_place(
+        r, parent, kars__pprintf(r->pool, "{%.*s}", KARS_STR_ARG(member)), e);
+}
+
+/* Shows the watchers what the member is now: a document with it alone. */
+static int
+edit_tell(kars_req_t *r, kars_str_t path, kars_str_t json)
+{
+    kars_str_t doc = json;
+    kars__json_scan_t *scan = kars__pnew(r->pool, kars__json_scan_t);
+    kars_err_t err = KARS_ERR_INIT;
+
+    for (kars_str_t rest = path; rest.len != 0;) {
+        kars_str_t name;
+
+        rest = edit_parent(rest, &name);
+        doc = kars__pprintf(r->pool, "{\"%.*s\":%.*s}", KARS_STR_ARG(name),
+                            KARS_STR_ARG(doc));
+    }
+    if (scan == NULL || doc.data == NULL) {
+        return KARS_ERROR;
+    }
+    kars__json_begin(scan, r->route->watch[0].prog, body_value, r);
+    if (kars__json_feed(scan, doc.data, doc.len, &err) != KARS_OK ||
+        kars__json_end(scan, &err) != KARS_OK) {
+        kars__log(KARS_LOG_ERR, "router: json_set of \"%.*s\": %s",
+                  KARS_STR_ARG(path), err.text);
+        return KARS_ERROR;
+    }
+    return KARS_OK;
+}
+
+int
+kars__req_json_set(kars_req_t *r, kars_str_t path, kars_str_t json)
+{
+    int clash;
+
+    if (r->scan == NULL || r->body_state != KARS__BODY_WHOLE ||
+        r->answer != KARS__ANSWER_NONE || path.len == 0) {
+        return KARS_ERROR;
+    }
+
+    kars__edit_t *e = edit_find(r, path, &clash);
+    kars__edit_t made = { .path = kars__pdup(r->pool, path) };
+
+    if (clash || made.path.data == NULL ||
+        edit_place(r, path, kars__pdup(r->pool, json), &made) != KARS_OK ||
+        edit_tell(r, path, json) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (e != NULL) {
+        e->text = made.text;
+    } else {
+        e = kars__pnew(r->pool, kars__edit_t);
+        if (e == NULL) {
+            return KARS_ERROR;
+        }
+        *e = made;
+        edit_add(r, e);
+    }
+    if (r->phase >= KARS_PHASE_ADMIT) {
+        r->again = 1;
+    }
+    return KARS_OK;
+}
+
+/* A chain under construction. */
+typedef struct {
+    kars_req_t *r;
+    kars_buf_t *first;
+    kars_buf_t **last;
+    uint64_t len;
+    int failed;
+} body_out_t;
+
+static void
+body_put(body_out_t *o, kars__block_t *block, const char *p, size_t n)
+{
+    if (n == 0) {
+        return;
+    }
+
+    kars_buf_t *b = kars__buf_view(&o->r->bufs, block, p, n);
+
+    if (b == NULL) {
+        o->failed = 1;
+        return;
+    }
+    *o->last = b;
+    o->last = &b->next;
+    o->len += n;
+}
+
+static void
+body_put_edit(body_out_t *o, const kars__edit_t *e, const kars__edit_t *before)
+{
+    int joins =
+        before != NULL && before->insert && e->insert && before->at == e->at;
+
+    if (joins && e->insert == KARS__INSERT_ONLY) {
+        body_put(o, NULL, ",", 1);
+    }
+    body_put(o, NULL, e->text.data, e->text.len);
+    if (e->insert == KARS__INSERT_FIRST) {
+        body_put(o, NULL, ",", 1);
+    }
+}
+
+int
+kars__req_body_send(kars_req_t *r, kars_buf_t **ret, uint64_t *ret_len)
+{
+    body_out_t o = { .r = r, .last = &o.first };
+    const kars__edit_t *e = r->edits, *before = NULL;
+    uint64_t at = 0, skip = 0;
+
+    for (const kars_buf_t *b = r->body; b != NULL; b = b->next) {
+        size_t i = 0;
+
+        while (i < b->len) {
+            if (skip > 0) {
+                size_t n = skip < b->len - i ? (size_t) skip : b->len - i;
+
+                i += n;
+                at += n;
+                skip -= n;
+                continue;
+            }
+            if (e != NULL && e->at == at) {
+                body_put_edit(&o, e, before);
+                skip = e->cut;
+                before = e;
+                e = e->next;
+                continue;
+            }
+
+            size_t n = b->len - i;
+
+            if (e != NULL && e->at - at < n) {
+                n = (size_t) (e->at - at);
+            }
+            body_put(&o, b->block, b->data + i, n);
+            i += n;
+            at += n;
+        }
+    }
+    if (o.failed) {
+        kars__chain_free(o.first);
+        return KARS_ERROR;
+    }
+    r->body_final = o.len;
+    *ret = o.first;
+    *ret_len = o.len;
+    return KARS_OK;
+}

@@ -1,0 +1,58 @@
+/*
+ * client.h - one HTTP/1.1 request to a server and its reply, on a pooled
+ * connection. It knows nothing of the requests that the router serves: the
+ * pass to an upstream, modules' calls, and later the controller and the CLI
+ * all use it.
+ */
+#ifndef KARS_HTTP_CLIENT_H
+#define KARS_HTTP_CLIENT_H
+
+#include "http/head.h"
+#include "http/upstream.h"
+
+typedef struct kars__xch_s kars__xch_t;
+
+/*
+ * What becomes of it. head once, then body pieces, the last with KARS_LAST
+ * (maybe empty); or fail once, at any point before that. After LAST or fail
+ * the exchange is gone; kars__xch_cancel() may be called from inside any of
+ * them. The buffers are the owner's from then on.
+ */
+typedef struct {
+    void (*head)(kars__xch_t *x, const kars__head_t *head, void *data);
+    void (*body)(kars__xch_t *x, kars_buf_t *in, uint32_t flags, void *data);
+    /* ECONNREFUSED, EHOSTUNREACH, ENOENT (name), ETIMEDOUT, ECONNRESET,
+     * EPROTO; unsent: not one byte of the request had left */
+    void (*fail)(kars__xch_t *x, int error, int unsent, void *data);
+    void (*room)(kars__xch_t *x, void *data); /* more may be written */
+} kars__xch_handler_t;
+
+typedef struct {
+    kars_upstream_t *upstream;
+    kars__upserver_t *server;
+    kars__bufs_t *bufs; /* owner of the reply's buffers, and of out */
+    kars_pool_t *pool;  /* the reply's head is kept here */
+    const kars__xch_handler_t *handler;
+    void *data;
+    kars_buf_t *out; /* head, and the body as far as it is known */
+    uint8_t last;    /* that is all of it */
+    uint8_t is_head; /* the method is HEAD: no body comes */
+} kars__xch_conf_t;
+
+/* NULL: no memory. Everything else is told through the handler, later. */
+kars__xch_t *kars__xch_start(kars_cycle_t *cycle, const kars__xch_conf_t *conf);
+
+/* More of the request's body. */
+void kars__xch_write(kars__xch_t *x, kars_buf_t *out, int last);
+size_t kars__xch_unsent(const kars__xch_t *x);
+
+/* Stops and starts reading the reply. */
+void kars__xch_pause(kars__xch_t *x, int on);
+
+/* Ends it without a word; its connection is closed. */
+void kars__xch_cancel(kars__xch_t *x);
+
+/* Closes idle connections; for the end of a cycle. */
+void kars__upstream_close(kars_upstream_t *u);
+
+#endif

@@ -1,0 +1,601 @@
+/* http1_io.c - HTTP/1.1: heads and bodies in, answers out. */
+#include "http/http1_conn.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#define HTTP1_LINGER_MS 2000 /* for what a refused client still sends */
+#define HTTP1_ROOM      (64u * 1024u)
+
+/* In. */
+
+static void
+http1_expect_body(kars_conn_t *c, const kars__head_t *head)
+{
+    memset(&c->chunked, 0, sizeof(c->chunked));
+    c->body_left =
+        head->content_length > 0 ? (uint64_t) head->content_length : 0;
+    c->body_whole = !head->chunked && c->body_left == 0;
+    c->want_body = 0;
+}
+
+/* A head that is refused still becomes a request, so that audit sees it: on
+ * the pseudo-route, answered at once. */
+static void
+http1_bad_head(kars_conn_t *c, kars__head_t *head, const kars_err_t *err)
+{
+    uint32_t status = head->status;
+    kars__head_t known = { .method = KARS_STR("-"), .content_length = -1 };
+    kars_req_t *r =
+        kars__req_create(c->cycle, c->listener->server, &known, c->rd);
+
+    c->body_whole = 1;
+    c->keep = 0;
+    c->state = KARS__CONN_BUSY;
+    if (r == NULL) {
+        kars__http1_close(c);
+        return;
+    }
+    r->conn = c;
+    r->proto = &kars__http1_proto;
+    r->path = KARS_STR("-");
+    c->r = r;
+    (void) kars__req_refuse(r, (int) status, "invalid_request_error",
+                            status == 431 ? "headers_too_large" : "bad_request",
+                            err->text);
+    kars__req_send_answer(r);
+}
+
+static void
+http1_request(kars_conn_t *c, const char *p, size_t n)
+{
+    kars_header_t headers[KARS__HEADERS_MAX];
+    kars__head_t head;
+    kars_err_t err = KARS_ERR_INIT;
+
+    if (kars__head_request(p, n, headers, &head, &err) != KARS_OK) {
+        http1_bad_head(c, &head, &err);
+        return;
+    }
+
+    kars_req_t *r =
+        kars__req_create(c->cycle, c->listener->server, &head, c->rd);
+    char *path = r != NULL ? kars__palloc(r->pool, head.target.len) : NULL;
+
+    if (path == NULL) { /* no memory to say so either */
+        if (r != NULL) {
+            r->finished = 1;
+        }
+        kars__http1_close(c);
+        return;
+    }
+    c->r = r;
+    r->conn = c;
+    r->proto = &kars__http1_proto;
+    c->state = KARS__CONN_BUSY;
+    c->keep = head.keep_alive && !c->cycle->draining;
+    http1_expect_body(c, &head);
+    kars__timer_stop(c->cycle->loop, &c->timer);
+
+    if (kars__head_path(head.target, path, &r->path, &r->query, &err) !=
+        KARS_OK) {
+        r->path = KARS_STR("-");
+        (void) kars__req_refuse(r, 400, "invalid_request_error", "invalid_path",
+                                err.text);
+        kars__req_send_answer(r);
+        return;
+    }
+    kars__req_start(r);
+}
+
+/* OK: a request began; AGAIN: its head is not complete. */
+static int
+http1_head(kars_conn_t *c)
+{
+    const kars__core_conf_t *core = c->listener->server->core;
+
+    /* RFC 9112 2.2: an empty line before a request is skipped */
+    while (c->state == KARS__CONN_IDLE && c->rd_end - c->rd_at >= 2 &&
+           memcmp(c->rd->data + c->rd_at, "\r\n", 2) == 0) {
+        c->rd_at += 2;
+    }
+
+    const char *p = c->rd->data + c->rd_at;
+    size_t have = c->rd_end - c->rd_at;
+
+    if (have == 0) {
+        return KARS_AGAIN;
+    }
+
+    size_t n = kars__head_end(p, have, c->scanned);
+
+    if (c->state == KARS__CONN_IDLE) {
+        c->state = KARS__CONN_HEAD;
+        kars__http1_timer(c, core->header_timeout_ms);
+    }
+    if (n > core->header_limit || (n == 0 && have > core->header_limit)) {
+        kars__head_t head = { .status = 431 };
+        kars_err_t err = KARS_ERR_INIT;
+
+        (void) kars__err(&err, 0, "the head is larger than header_limit");
+        http1_bad_head(c, &head, &err);
+        return KARS_OK;
+    }
+    if (n == 0) {
+        c->scanned = (uint32_t) have;
+        /* A bare LF ends no line here: do not wait for what cannot come. */
+        if (memmem(p, have, "\n\n", 2) != NULL) {
+            kars__head_t head = { .status = 400 };
+            kars_err_t err = KARS_ERR_INIT;
+
+            (void) kars__err(&err, 0, "a line that does not end in CRLF");
+            http1_bad_head(c, &head, &err);
+            return KARS_OK;
+        }
+        return KARS_AGAIN;
+    }
+    c->scanned = 0;
+    c->rd_at += (uint32_t) n;
+    http1_request(c, p, n);
+    return KARS_OK;
+}
+
+static void
+http1_bad_body(kars_conn_t *c, const kars_err_t *err)
+{
+    kars_req_t *r = c->r;
+
+    c->keep = 0;
+    c->want_body = 0;
+    if (r->answer != KARS__ANSWER_NONE || r->suspended) {
+        r->proto->abort(r);
+        return;
+    }
+    (void) kars__req_refuse(r, 400, "invalid_request_error", "bad_request",
+                            err->text);
+    if (!r->running) {
+        kars__req_send_answer(r);
+    }
+}
+
+/* Body bytes that were read. OK: more may be taken. */
+static int
+http1_body(kars_conn_t *c)
+{
+    const char *p = c->rd->data + c->rd_at;
+    const char *end = c->rd->data + c->rd_end;
+    kars_str_t piece = { p, (size_t) (end - p) };
+    kars_err_t err = KARS_ERR_INIT;
+    int rc = KARS_OK;
+
+    if (c->r->head.chunked) {
+        rc = kars__chunked_next(&c->chunked, &p, end, &piece, &err);
+        c->rd_at = (uint32_t) (p - c->rd->data);
+        if (rc == KARS_ERROR) {
+            http1_bad_body(c, &err);
+            return KARS_ERROR;
+        }
+    } else {
+        if (piece.len > c->body_left) {
+            piece.len = (size_t) c->body_left;
+        }
+        c->body_left -= piece.len;
+        c->rd_at += (uint32_t) piece.len;
+    }
+    if (rc == KARS_OK &&
+        kars__req_body_in(c->r, c->rd, piece.data, piece.len) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (rc == KARS_DONE || (!c->r->head.chunked && c->body_left == 0)) {
+        c->body_whole = 1;
+        kars__timer_stop(c->cycle->loop, &c->timer);
+        kars__req_body_end(c->r);
+        return KARS_DONE;
+    }
+    return rc;
+}
+
+void
+kars__http1_input(kars_conn_t *c)
+{
+    if (c->in_input) {
+        return; /* the loop below goes on itself */
+    }
+    c->in_input = 1;
+    while (c->rd != NULL && c->rd_at < c->rd_end && !c->broken) {
+        int rc = KARS_AGAIN;
+
+        if (c->state == KARS__CONN_BUSY) {
+            if (c->r == NULL || !c->want_body || c->body_whole || c->ended) {
+                break;
+            }
+            rc = http1_body(c);
+        } else if (c->state != KARS__CONN_LINGER) {
+            rc = http1_head(c);
+        }
+        if (rc == KARS_AGAIN || rc == KARS_ERROR) {
+            break;
+        }
+    }
+    c->in_input = 0;
+    if (c->state == KARS__CONN_BUSY && c->want_body && !c->body_whole &&
+        !c->ended) {
+        kars__http1_timer(c, c->r->route->core->body_timeout_ms);
+    }
+}
+
+/* Out. */
+
+static void
+http1_append(kars_conn_t *c, kars_buf_t *chain)
+{
+    while (chain != NULL) {
+        kars_buf_t *next = chain->next;
+
+        chain->next = NULL;
+        if (chain->len == 0) {
+            kars__buf_free(chain);
+        } else {
+            if (c->out_last != NULL && c->out != NULL) {
+                c->out_last->next = chain;
+            } else {
+                c->out = chain;
+            }
+            c->out_last = chain;
+            c->out_len += chain->len;
+        }
+        chain = next;
+    }
+}
+
+static int
+http1_text(kars_conn_t *c, kars_str_t text)
+{
+    kars_buf_t *b = kars__buf_view(c->r != NULL ? &c->r->bufs : &c->bufs, NULL,
+                                   text.data, text.len);
+
+    if (b == NULL) {
+        c->broken = 1;
+        return KARS_ERROR;
+    }
+    http1_append(c, b);
+    return KARS_OK;
+}
+
+static const char *
+http1_reason(uint32_t status)
+{
+    static const struct {
+        uint32_t status;
+        const char *text;
+    } reasons[] = {
+        { 200, "OK" },
+        { 201, "Created" },
+        { 202, "Accepted" },
+        { 204, "No Content" },
+        { 301, "Moved Permanently" },
+        { 302, "Found" },
+        { 304, "Not Modified" },
+        { 400, "Bad Request" },
+        { 401, "Unauthorized" },
+        { 403, "Forbidden" },
+        { 404, "Not Found" },
+        { 405, "Method Not Allowed" },
+        { 408, "Request Timeout" },
+        { 413, "Content Too Large" },
+        { 415, "Unsupported Media Type" },
+        { 417, "Expectation Failed" },
+        { 422, "Unprocessable Content" },
+        { 429, "Too Many Requests" },
+        { 431, "Request Header Fields Too Large" },
+        { 500, "Internal Server Error" },
+        { 501, "Not Implemented" },
+        { 502, "Bad Gateway" },
+        { 503, "Service Unavailable" },
+        { 504, "Gateway Timeout" },
+        { 505, "HTTP Version Not Supported" },
+    };
+
+    for (size_t i = 0; i < KARS_NELTS(reasons); i++) {
+        if (reasons[i].status == status) {
+            return reasons[i].text;
+        }
+    }
+    return "Status";
+}
+
+static size_t
+http1_put(char *p, size_t o, kars_str_t s)
+{
+    if (s.len != 0) {
+        memcpy(p + o, s.data, s.len);
+    }
+    return o + s.len;
+}
+
+/* The head. length: of the body, -1: chunked (or until close, in 1.0). */
+static int
+http1_send_head(kars_req_t *r, int64_t length)
+{
+    kars_conn_t *c = r->conn;
+    size_t size = 256 + r->trace.len;
+
+    for (size_t i = 0; i < r->out.n; i++) {
+        size += r->out.v[i].name.len + r->out.v[i].value.len + 4;
+    }
+
+    /* A request whose pool is used up can still be told so. */
+    kars__pool_cap(r->pool, 0);
+    char *h = kars__palloc(r->pool, size);
+
+    if (h == NULL) {
+        c->broken = 1;
+        return KARS_ERROR;
+    }
+
+    size_t o = (size_t) snprintf(h, size, "HTTP/1.1 %u %s\r\n", r->status,
+                                 http1_reason(r->status));
+
+    for (size_t i = 0; i < r->out.n; i++) {
+        const kars_header_t *f = &r->out.v[i];
+
+        if (kars__str_ieq(f->name, KARS_STR("content-length"))) {
+            continue; /* the framing is ours */
+        }
+        o = http1_put(h, o, f->name);
+        o = http1_put(h, o, KARS_STR(": "));
+        o = http1_put(h, o, f->value);
+        o = http1_put(h, o, KARS_STR("\r\n"));
+    }
+    o = http1_put(h, o, KARS_STR("x-kars-trace-id: "));
+    o = http1_put(h, o, r->trace);
+    o = http1_put(h, o, KARS_STR("\r\n"));
+    if (r->status == 204 || r->status == 304) {
+        c->chunk_out = 0;
+    } else if (length >= 0) {
+        o += (size_t) snprintf(h + o, size - o, "content-length: %lld\r\n",
+                               (long long) length);
+    } else if (r->head.minor >= 1) {
+        o = http1_put(h, o, KARS_STR("transfer-encoding: chunked\r\n"));
+        c->chunk_out = 1;
+    } else {
+        c->keep = 0;
+    }
+    if (!c->body_whole) {
+        c->keep = 0; /* what is still to come was not asked for */
+    }
+    if (!c->keep) {
+        o = http1_put(h, o, KARS_STR("connection: close\r\n"));
+    } else if (r->head.minor == 0) {
+        o = http1_put(h, o, KARS_STR("connection: keep-alive\r\n"));
+    }
+    o = http1_put(h, o, KARS_STR("\r\n"));
+    return http1_text(c, (kars_str_t){ h, o });
+}
+
+static int64_t
+http1_length(kars_req_t *r, const kars_buf_t *chain, uint32_t flags)
+{
+    kars_str_t said = kars__headers_get(&r->out, KARS_STR("content-length"));
+    int64_t n = 0;
+
+    if (!(flags & KARS_LAST)) {
+        return -1;
+    }
+    if (!kars_str_eq(r->head.method, KARS_STR("HEAD")) || said.len == 0) {
+        return (int64_t) kars__chain_len(chain);
+    }
+    for (size_t i = 0; i < said.len && i < 18; i++) {
+        n = n * 10 + (said.data[i] - '0');
+    }
+    return n;
+}
+
+static void
+http1_send_body(kars_conn_t *c, kars_req_t *r, kars_buf_t *chain,
+                uint32_t flags)
+{
+    size_t n = kars__chain_len(chain);
+
+    if (kars_str_eq(r->head.method, KARS_STR("HEAD")) || r->status == 204 ||
+        r->status == 304) {
+        kars__chain_free(chain);
+        return;
+    }
+    if (!c->chunk_out) {
+        http1_append(c, chain);
+        return;
+    }
+    if (n != 0) {
+        char size[24];
+        int len = snprintf(size, sizeof(size), "%zx\r\n", n);
+        kars_buf_t *b =
+            kars__buf_copy(&r->bufs, (kars_str_t){ size, (size_t) len });
+
+        if (b == NULL) {
+            c->broken = 1;
+            return;
+        }
+        http1_append(c, b);
+        http1_append(c, chain);
+        (void) http1_text(c, flags & KARS_LAST ? KARS_STR("\r\n0\r\n\r\n")
+                                               : KARS_STR("\r\n"));
+    } else if (flags & KARS_LAST) {
+        (void) http1_text(c, KARS_STR("0\r\n\r\n"));
+    }
+}
+
+static void
+http1_output(kars_req_t *r, kars_buf_t *chain, uint32_t flags)
+{
+    kars_conn_t *c = r->conn;
+
+    if (c == NULL || c->ended) {
+        kars__chain_free(chain);
+        return;
+    }
+    if (!r->head_sent) {
+        r->head_sent = 1;
+        c->chunk_out = 0;
+        if (http1_send_head(r, http1_length(r, chain, flags)) != KARS_OK) {
+            kars__chain_free(chain);
+            kars__http1_queue_flush(c);
+            return;
+        }
+    }
+    http1_send_body(c, r, chain, flags);
+    if (flags & KARS_LAST) {
+        c->ended = 1;
+    }
+    kars__http1_queue_flush(c);
+}
+
+static void
+http1_read_body(kars_req_t *r, int on)
+{
+    kars_conn_t *c = r->conn;
+
+    if (c == NULL || c->ended) {
+        return;
+    }
+    if (c->body_whole) { /* there is none */
+        if (on) {
+            kars__req_body_end(r);
+        }
+        return;
+    }
+    c->want_body = on != 0;
+    if (!on) {
+        kars__timer_stop(c->cycle->loop, &c->timer);
+        return;
+    }
+    if (r->head.expect_continue && r->body_size == 0 && c->rd_at == c->rd_end) {
+        r->head.expect_continue = 0;
+        (void) http1_text(c, KARS_STR("HTTP/1.1 100 Continue\r\n\r\n"));
+    }
+    if (c->in_input) {
+        return; /* its loop takes the bytes that are there */
+    }
+    kars__http1_queue_flush(
+        c); /* not from here: the caller may not expect it */
+}
+
+static void
+http1_abort(kars_req_t *r)
+{
+    kars_conn_t *c = r->conn;
+
+    if (c != NULL) {
+        c->broken = 1;
+        kars__http1_queue_flush(c);
+    }
+}
+
+static size_t
+http1_unsent(const kars_req_t *r)
+{
+    return r->conn != NULL ? r->conn->out_len : 0;
+}
+
+const kars__proto_t kars__http1_proto = {
+    .output = http1_output,
+    .read_body = http1_read_body,
+    .abort = http1_abort,
+    .unsent = http1_unsent,
+};
+
+void
+kars__http1_queue_flush(kars_conn_t *c)
+{
+    kars__work_queue(c->cycle->loop, &c->flush, KARS__FLUSH);
+}
+
+/* The answer is out: the next request, or the end. */
+static void
+http1_answered(kars_conn_t *c)
+{
+    kars_req_t *r = c->r;
+    int whole = c->body_whole;
+
+    c->r = NULL;
+    c->ended = 0;
+    c->chunk_out = 0;
+    kars__req_done(r);
+
+    if (c->keep && whole) {
+        c->state = KARS__CONN_IDLE;
+        kars__http1_timer(c, c->listener->server->core->idle_timeout_ms);
+        kars__http1_input(c); /* pipelined */
+        if (c->state == KARS__CONN_IDLE && c->rd != NULL &&
+            c->rd_at == c->rd_end) {
+            kars__block_unref(c->rd);
+            c->rd = NULL;
+            c->rd_at = c->rd_end = 0;
+        }
+        return;
+    }
+    c->state = KARS__CONN_LINGER;
+    c->sock.ops->shut(&c->sock);
+    kars__http1_timer(c, HTTP1_LINGER_MS);
+}
+
+void
+kars__http1_flushed(kars__work_t *work)
+{
+    kars_conn_t *c =
+        (kars_conn_t *) ((char *) work - offsetof(kars_conn_t, flush));
+
+    if (c->broken) {
+        kars__http1_close(c);
+        return;
+    }
+    while (c->out != NULL) {
+        ssize_t n = kars__sock_sendv(&c->sock, c->out);
+
+        if (n < 0) {
+            if (errno != EAGAIN && errno != EWOULDBLOCK) {
+                kars__http1_close(c);
+                return;
+            }
+            kars__http1_timer(c, c->listener->server->core->send_timeout_ms);
+            break;
+        }
+        c->out_len -= (size_t) n;
+        c->out = kars__chain_consume(c->out, (size_t) n);
+    }
+    if (c->out == NULL) {
+        c->out_last = NULL;
+        if (c->r != NULL && c->body_whole) {
+            kars__timer_stop(c->cycle->loop, &c->timer);
+        }
+        if (c->ended) {
+            http1_answered(c);
+        }
+    }
+    if (c->r != NULL && c->out_len < HTTP1_ROOM) {
+        kars__pass_room(c->r);
+    }
+    if (c->r != NULL && c->want_body && !c->body_whole) {
+        kars__http1_input(c);
+    }
+    kars__http1_want(c);
+}
+
+/* Requests that wait for memory of bodies. */
+void
+kars__body_memory_free(kars_cycle_t *cycle)
+{
+    for (kars_conn_t *c = cycle->conns; c != NULL; c = c->next) {
+        kars_req_t *r = c->r;
+
+        if (r == NULL || !r->body_paused || r->finished) {
+            continue;
+        }
+        if (cycle->body_held > cycle->body_memory) {
+            return;
+        }
+        r->body_paused = 0;
+        kars__timer_stop(cycle->loop, &r->body_timer);
+        r->proto->read_body(r, 1);
+    }
+}

@@ -1,0 +1,552 @@
+/* pass.c - a request goes on to an upstream and its reply comes back: the
+ * head is rewritten, bodies flow with back-pressure, attempts are repeated
+ * where nothing was sent. */
+#include "http/client.h"
+#include "http/request.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#define PASS_HIGH (256u * 1024u) /* bytes that may wait for a slow reader */
+#define PASS_LOW  (64u * 1024u)
+
+struct kars__pass_s {
+    kars_req_t *r;
+    kars_pass_t conf;
+    kars__upserver_t *server;
+    kars__xch_t *x;
+    kars_str_t path;
+    size_t hook; /* of UPSTREAM */
+    uint32_t attempts;
+    uint8_t sent_body; /* a streaming body began to flow */
+    uint8_t paused;
+    uint8_t reading;   /* the client's body is being read */
+    kars_buf_t *early; /* body that came before the exchange began */
+    uint8_t early_last;
+};
+
+typedef kars__pass_t pass_t;
+
+static void pass_attempt(pass_t *p);
+
+int
+kars__req_pass(kars_req_t *r, const kars_pass_t *pass)
+{
+    pass_t *p;
+
+    if (r->answer != KARS__ANSWER_NONE) {
+        return KARS_ERROR;
+    }
+    p = kars__pnew(r->pool, pass_t);
+    if (p == NULL) {
+        return KARS_ERROR;
+    }
+    memcpy(&p->conf, pass,
+           pass->size < sizeof(p->conf) ? pass->size : sizeof(p->conf));
+    p->r = r;
+    if (p->conf.upstream == NULL) {
+        p->conf.upstream = r->route->core->pass;
+    }
+    if (p->conf.upstream == NULL) {
+        return KARS_ERROR;
+    }
+    p->path =
+        kars__pdup(r->pool, pass->path.len != 0 ? pass->path : r->head.target);
+    if (p->path.data == NULL) {
+        return KARS_ERROR;
+    }
+    for (size_t i = 0; i < p->path.len; i++) {
+        unsigned char c = (unsigned char) p->path.data[i];
+
+        if (c <= 0x20 || c >= 0x7f) {
+            return KARS_ERROR; /* it would split the request line */
+        }
+    }
+    r->pass = p;
+    r->answer = KARS__ANSWER_PASS;
+    return KARS_DONE;
+}
+
+/* Headers that are the connection's, or ours to write (RFC 9110 7.6.1). */
+static int
+pass_hop(kars_str_t name)
+{
+    static const char *const hop[] = {
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "transfer-encoding",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+        "content-length",
+        "proxy-authenticate",
+        "proxy-authorization",
+    };
+
+    for (size_t i = 0; i < KARS_NELTS(hop); i++) {
+        if (kars__str_ieq(name, kars__strz(hop[i]))) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* What never goes upstream: hop-by-hop fields, those that Connection names,
+ * the caller's credential, and our own header family but the trace id. */
+static void
+pass_clean_request(kars_req_t *r)
+{
+    kars_str_t named = kars__headers_get(&r->in, KARS_STR("connection"));
+    size_t o = 0;
+
+    for (size_t i = 0; i < r->in.n; i++) {
+        kars_str_t name = r->in.v[i].name;
+
+        if (pass_hop(name) || kars__str_ieq(name, KARS_STR("host")) ||
+            kars__str_ieq(name, KARS_STR("authorization")) ||
+            kars__str_istarts(name, KARS_STR("x-kars-")) ||
+            kars__str_istarts(name, KARS_STR("x-azureclaw-")) ||
+            (named.len != 0 && kars__str_has_token(named, name))) {
+            continue;
+        }
+        r->in.v[o++] = r->in.v[i];
+    }
+    r->in.n = o;
+}
+
+static void
+pass_refuse(pass_t *p, int status, const char *code, const char *reason)
+{
+    kars_req_t *r = p->r;
+
+    if (r->head_filtered) {
+        kars__req_fail_late(r, status, "proxy_error", code, reason);
+        return;
+    }
+    r->answer = KARS__ANSWER_NONE;
+    r->out.n = 0;
+    (void) kars__req_refuse(r, status, "proxy_error", code, reason);
+    r->denied = 0; /* it was allowed; the upstream failed */
+    kars__req_send_answer(r);
+}
+
+/* One attempt: the UPSTREAM hooks, then the exchange. */
+
+static kars_str_t
+pass_head(pass_t *p, uint64_t length, int chunked)
+{
+    kars_req_t *r = p->r;
+    kars_str_t host = p->server->at.host;
+    size_t size = p->path.len + r->head.method.len + host.len + 256;
+
+    for (size_t i = 0; i < r->in.n; i++) {
+        size += r->in.v[i].name.len + r->in.v[i].value.len + 4;
+    }
+
+    char *h = kars__palloc(r->pool, size);
+
+    if (h == NULL) {
+        return (kars_str_t){ NULL, 0 };
+    }
+
+    int v6 = host.len != 0 && memchr(host.data, ':', host.len) != NULL;
+    int n =
+        host.len == 0
+            ? snprintf(h, size, "%.*s %.*s HTTP/1.1\r\nhost: localhost\r\n",
+                       KARS_STR_ARG(r->head.method), KARS_STR_ARG(p->path))
+            : snprintf(h, size, "%.*s %.*s HTTP/1.1\r\nhost: %s%.*s%s:%u\r\n",
+                       KARS_STR_ARG(r->head.method), KARS_STR_ARG(p->path),
+                       v6 ? "[" : "", KARS_STR_ARG(host), v6 ? "]" : "",
+                       p->server->at.port);
+    size_t o = (size_t) n;
+
+    for (size_t i = 0; i < r->in.n; i++) {
+        const kars_header_t *f = &r->in.v[i];
+
+        memcpy(h + o, f->name.data, f->name.len);
+        o += f->name.len;
+        memcpy(h + o, ": ", 2);
+        o += 2;
+        if (f->value.len != 0) {
+            memcpy(h + o, f->value.data, f->value.len);
+        }
+        o += f->value.len;
+        memcpy(h + o, "\r\n", 2);
+        o += 2;
+    }
+    o += (size_t) snprintf(h + o, size - o, "x-kars-trace-id: %.*s\r\n",
+                           KARS_STR_ARG(r->trace));
+    if (chunked) {
+        o += (size_t) snprintf(h + o, size - o,
+                               "transfer-encoding: chunked\r\n");
+    } else if (length != 0 || r->head.content_length >= 0) {
+        o += (size_t) snprintf(h + o, size - o, "content-length: %llu\r\n",
+                               (unsigned long long) length);
+    }
+    memcpy(h + o, "\r\n", 2);
+    return (kars_str_t){ h, o + 2 };
+}
+
+/* A streaming body in the framing that its head announced. */
+static kars_buf_t *
+pass_frame(kars_req_t *r, kars_buf_t *in, uint32_t flags)
+{
+    if (!r->head.chunked) {
+        return in;
+    }
+
+    kars_buf_t *first = NULL, **tail = &first;
+    size_t n = kars__chain_len(in);
+
+    if (n != 0) {
+        char size[24];
+        int len = snprintf(size, sizeof(size), "%zx\r\n", n);
+        kars_buf_t *b =
+            kars__buf_copy(&r->bufs, (kars_str_t){ size, (size_t) len });
+        kars_buf_t *end = kars__buf_view(&r->bufs, NULL, "\r\n", 2);
+
+        if (b == NULL || end == NULL) {
+            return NULL;
+        }
+        *tail = b;
+        b->next = in;
+        tail = kars__chain_tail(tail);
+        *tail = end;
+        tail = &end->next;
+    }
+    if (flags & KARS_LAST) {
+        *tail = kars__buf_view(&r->bufs, NULL, "0\r\n\r\n", 5);
+    }
+    return first;
+}
+
+static const kars__xch_handler_t pass_handler;
+
+static void
+pass_send(pass_t *p)
+{
+    kars_req_t *r = p->r;
+    uint64_t length = 0;
+    kars_buf_t *body = NULL;
+    int whole = r->route->gated || r->body_state == KARS__BODY_WHOLE ||
+                (!r->head.chunked && r->head.content_length <= 0);
+
+    if (r->route->gated && r->body != NULL &&
+        kars__req_body_send(r, &body, &length) != KARS_OK) {
+        pass_refuse(p, 503, "overloaded", "no memory for the upstream request");
+        return;
+    }
+    if (!r->route->gated && r->head.content_length > 0) {
+        length = (uint64_t) r->head.content_length;
+    }
+
+    kars_str_t head = pass_head(p, length, !r->route->gated && r->head.chunked);
+    kars_buf_t *out = head.data != NULL
+                          ? kars__buf_view(&r->bufs, NULL, head.data, head.len)
+                          : NULL;
+
+    if (out == NULL) {
+        pass_refuse(p, 503, "overloaded", "no memory for the upstream request");
+        return;
+    }
+    out->next = body;
+    if (p->early != NULL || p->early_last) {
+        out->next = pass_frame(r, p->early, p->early_last ? KARS_LAST : 0);
+        whole = p->early_last;
+        p->early = NULL;
+        p->early_last = 0;
+        p->sent_body = 1;
+    }
+
+    kars__xch_conf_t conf = {
+        .upstream = p->conf.upstream,
+        .server = p->server,
+        .bufs = &r->bufs,
+        .pool = r->pool,
+        .handler = &pass_handler,
+        .data = p,
+        .out = out,
+        .last = whole != 0,
+        .is_head = kars_str_eq(r->head.method, KARS_STR("HEAD")),
+    };
+
+    p->x = kars__xch_start(r->cycle, &conf);
+    if (p->x == NULL) {
+        pass_refuse(p, 503, "overloaded", "no memory for the upstream request");
+        return;
+    }
+    if (!whole && !p->reading) {
+        p->reading = 1;
+        r->body_state = KARS__BODY_READING;
+        r->proto->read_body(r, 1);
+    }
+}
+
+/* What an UPSTREAM hook returned. OK: go on. */
+static int
+pass_hook_result(pass_t *p, int rc)
+{
+    kars_req_t *r = p->r;
+
+    if (rc == KARS_OK || rc == KARS_DECLINED) {
+        p->hook++;
+        return KARS_OK;
+    }
+    if (rc == KARS_AGAIN && r->suspended) {
+        return KARS_AGAIN;
+    }
+    if (rc == KARS_DONE && r->answer == KARS__ANSWER_LOCAL) {
+        kars__req_send_answer(r);
+        return KARS_DONE;
+    }
+    kars__log(KARS_LOG_ERR, "router: an UPSTREAM hook failed route=%.*s",
+              KARS_STR_ARG(r->route->path));
+    pass_refuse(p, 502, "bad_gateway", "the request could not be prepared");
+    return KARS_DONE;
+}
+
+static void
+pass_hooks(pass_t *p)
+{
+    kars_req_t *r = p->r;
+
+    for (; p->hook < r->route->nhooks; p->hook++) {
+        const kars__hook_t *h = &r->route->hooks[p->hook];
+
+        if (h->phase != KARS_PHASE_UPSTREAM) {
+            if (h->phase > KARS_PHASE_UPSTREAM) {
+                break;
+            }
+            continue;
+        }
+        if (!kars__req_listens(r, h->mod)) {
+            continue;
+        }
+
+        void *ctx = kars__req_ctx(r, h->mod);
+
+        kars__mod_now = r->cycle->mods[h->mod];
+        int rc = ctx == NULL ? KARS_ERROR
+                             : h->run(r, kars__req_conf(r, h->mod), ctx);
+        kars__mod_now = NULL;
+
+        if (pass_hook_result(p, rc) != KARS_OK) {
+            return;
+        }
+        p->hook--; /* the loop moves on itself */
+    }
+    pass_send(p);
+}
+
+void
+kars__pass_continue(kars_req_t *r, int rc)
+{
+    if (pass_hook_result(r->pass, rc) == KARS_OK) {
+        pass_hooks(r->pass);
+    }
+}
+
+static void
+pass_fact(kars_req_t *r, const char *name, kars_str_t text, int64_t number)
+{
+    kars__var_t *v = kars__var(r, kars__strz(name), 1);
+
+    if (v != NULL) {
+        v->text = text;
+        v->number = number;
+    }
+}
+
+static void
+pass_attempt(pass_t *p)
+{
+    kars_req_t *r = p->r;
+
+    p->server = kars__upstream_pick(r->cycle, p->conf.upstream, p->server);
+    p->attempts++;
+    p->hook = 0;
+    pass_fact(r, "upstream", p->conf.upstream->name, 0);
+    pass_fact(r, "upstream_host", p->server->at.host, 0);
+    pass_fact(r, "upstream_port", (kars_str_t){ NULL, 0 }, p->server->at.port);
+    pass_fact(r, "attempts", (kars_str_t){ NULL, 0 }, p->attempts);
+    pass_hooks(p);
+}
+
+void
+kars__pass_start(kars_req_t *r)
+{
+    pass_clean_request(r);
+    kars__headers_del(&r->in, KARS_STR("accept-encoding"));
+    (void) kars__headers_add(r->pool, &r->in, KARS_STR("accept-encoding"),
+                             KARS_STR("identity"));
+    pass_attempt(r->pass);
+}
+
+/* The client's body, where it streams. */
+void
+kars__pass_body(kars_req_t *r, kars_buf_t *in, uint32_t flags)
+{
+    pass_t *p = r->pass;
+
+    if (p == NULL) { /* no upstream yet, or none at all: nobody reads it */
+        kars__chain_free(in);
+        return;
+    }
+    if (p->x == NULL) {
+        *kars__chain_tail(&p->early) = in;
+        p->early_last |= (flags & KARS_LAST) != 0;
+        return;
+    }
+    p->sent_body = 1;
+    kars__xch_write(p->x, pass_frame(r, in, flags), (flags & KARS_LAST) != 0);
+    if (p->x != NULL && !(flags & KARS_LAST) &&
+        kars__xch_unsent(p->x) > PASS_HIGH) {
+        r->proto->read_body(r, 0);
+    }
+}
+
+static void
+pass_writable(kars__xch_t *x, void *data)
+{
+    pass_t *p = data;
+
+    if (p->r->body_state == KARS__BODY_READING) {
+        p->r->proto->read_body(p->r, 1);
+    }
+}
+
+/* The reply. */
+
+static void
+pass_copy_headers(kars_req_t *r, const kars__head_t *head)
+{
+    kars_str_t named =
+        kars__head_get(head->headers, head->nheaders, KARS_STR("connection"));
+
+    for (size_t i = 0; i < head->nheaders; i++) {
+        kars_str_t name = head->headers[i].name;
+
+        /* x-kars-*: an upstream must not speak in the router's name */
+        if (pass_hop(name) || kars__str_istarts(name, KARS_STR("x-kars-")) ||
+            (named.len != 0 && kars__str_has_token(named, name))) {
+            continue;
+        }
+        (void) kars__headers_add(r->pool, &r->out, name,
+                                 head->headers[i].value);
+    }
+}
+
+/* Is someone looking into the reply? Then it must be readable. */
+static int
+pass_is_watched(const kars_req_t *r)
+{
+    return r->route->watch[1].prog != NULL || r->route->gated;
+}
+
+static void
+pass_got_head(kars__xch_t *x, const kars__head_t *head, void *data)
+{
+    pass_t *p = data;
+    kars_req_t *r = p->r;
+    kars_str_t coding = kars__head_get(head->headers, head->nheaders,
+                                       KARS_STR("content-encoding"));
+
+    r->status = head->status;
+    r->out.n = 0;
+    pass_fact(r, "upstream_status", (kars_str_t){ NULL, 0 }, head->status);
+    pass_copy_headers(r, head);
+    if (coding.len != 0 && !kars__str_ieq(coding, KARS_STR("identity")) &&
+        pass_is_watched(r)) {
+        kars__pass_cancel(r);
+        pass_refuse(p, 502, "unsupported_encoding",
+                    "the upstream sent an encoded reply that nobody can read");
+        return;
+    }
+
+    int rc = kars__filters_head(r);
+
+    if (rc == KARS_DONE) {
+        kars__pass_cancel(r);
+        kars__req_send_answer(r);
+    } else if (rc != KARS_OK) {
+        kars__pass_cancel(r);
+        r->proto->abort(r);
+    } else if (r->event_stream) {
+        r->proto->output(r, NULL, 0); /* before its first event */
+    }
+}
+
+static void
+pass_got_body(kars__xch_t *x, kars_buf_t *in, uint32_t flags, void *data)
+{
+    pass_t *p = data;
+    kars_req_t *r = p->r;
+
+    if (flags & KARS_LAST) {
+        p->x = NULL;
+    }
+    (void) kars__filters_body(r, in, flags);
+    if (p->x != NULL &&
+        (r->proto->unsent(r) > PASS_HIGH || kars__filters_busy(r))) {
+        p->paused = 1;
+        kars__xch_pause(p->x, 1);
+    }
+}
+
+void
+kars__pass_room(kars_req_t *r)
+{
+    pass_t *p = r->pass;
+
+    if (p != NULL && p->x != NULL && p->paused &&
+        r->proto->unsent(r) < PASS_LOW && !kars__filters_busy(r)) {
+        p->paused = 0;
+        kars__xch_pause(p->x, 0);
+    }
+}
+
+static void
+pass_failed(kars__xch_t *x, int error, int unsent, void *data)
+{
+    pass_t *p = data;
+    kars_req_t *r = p->r;
+    kars_upstream_t *u = p->conf.upstream;
+
+    p->x = NULL;
+    kars__log(KARS_LOG_WARN,
+              "router: upstream failed upstream=%.*s server=%.*s attempt=%u "
+              "error=\"%s\" trace=%.*s",
+              KARS_STR_ARG(u->name), KARS_STR_ARG(p->server->text), p->attempts,
+              strerror(error), KARS_STR_ARG(r->trace));
+    if (unsent && !p->sent_body && !r->head_filtered && u->retry_on == 0 &&
+        p->attempts <= u->retries) {
+        pass_attempt(p);
+        return;
+    }
+    if (error == ETIMEDOUT) {
+        pass_refuse(p, 504, "upstream_timeout",
+                    "the inference backend did not answer in time");
+    } else {
+        pass_refuse(p, 502, "bad_gateway", "Failed to reach inference backend");
+    }
+}
+
+static const kars__xch_handler_t pass_handler = {
+    .head = pass_got_head,
+    .body = pass_got_body,
+    .fail = pass_failed,
+    .room = pass_writable,
+};
+
+void
+kars__pass_cancel(kars_req_t *r)
+{
+    if (r->pass != NULL && r->pass->x != NULL) {
+        kars__xch_t *x = r->pass->x;
+
+        r->pass->x = NULL;
+        kars__xch_cancel(x);
+    }
+}

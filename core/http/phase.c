@@ -1,0 +1,263 @@
+/* phase.c - the engine: hooks in their order, waits, decisions. */
+#include "http/request.h"
+
+#define PHASE_READMITS 4
+
+void
+kars__req_start(kars_req_t *r)
+{
+    const kars__route_t *route = kars__route_find(r);
+
+    if (route == NULL) {
+        (void) kars__req_refuse(r, 404, "invalid_request_error",
+                                "no_such_route",
+                                "no route of this router takes this method "
+                                "and path");
+        kars__req_send_answer(r);
+        return;
+    }
+    r->route = route;
+    kars__pool_cap(r->pool, (size_t) route->core->memory);
+    if (r->head.content_length > (int64_t) route->core->body_limit) {
+        (void) kars__req_refuse(r, 413, "invalid_request_error",
+                                "body_too_large",
+                                "the body is larger than body_limit");
+        kars__req_send_answer(r);
+        return;
+    }
+    kars__req_run(r);
+}
+
+static int
+phase_failed(kars_req_t *r, const kars__mod_t *by, const char *what)
+{
+    kars__log(KARS_LOG_ERR, "router: %s module=%s route=%.*s", what,
+              by != NULL ? by->def.name : "core", KARS_STR_ARG(r->route->path));
+    return kars__req_refuse(r, 500, "server_error", "internal_error",
+                            "the router failed; its log says more");
+}
+
+/* What a hook, or its continuation, returned. AGAIN: stop here. */
+static int
+phase_result(kars_req_t *r, uint32_t mod, int rc)
+{
+    const kars__mod_t *by = r->cycle->mods[mod];
+
+    switch (rc) {
+    case KARS_OK:
+        r->hook++;
+        return KARS_OK;
+    case KARS_DECLINED:
+        r->declined[mod] = 1;
+        r->hook++;
+        return KARS_OK;
+    case KARS_AGAIN:
+        if (r->suspended) {
+            return KARS_AGAIN;
+        }
+        (void) phase_failed(r, by,
+                            "a hook returned AGAIN and waits for "
+                            "nothing");
+        return KARS_OK;
+    case KARS_DONE:
+        if (r->answer != KARS__ANSWER_NONE) {
+            return KARS_OK;
+        }
+        (void) phase_failed(r, by, "a hook returned DONE without an answer");
+        return KARS_OK;
+    default:
+        (void) phase_failed(r, by, "a hook failed");
+        return KARS_OK;
+    }
+}
+
+static int
+phase_wait_body(kars_req_t *r)
+{
+    if (r->body_state == KARS__BODY_WHOLE) {
+        return KARS_OK;
+    }
+    if (r->body_state == KARS__BODY_NONE) {
+        r->body_state = KARS__BODY_READING;
+        r->proto->read_body(r, 1);
+    }
+    return r->body_state == KARS__BODY_WHOLE || r->answer != KARS__ANSWER_NONE
+               ? KARS_OK
+               : KARS_AGAIN;
+}
+
+static int
+phase_hook(kars_req_t *r, const kars__hook_t *h)
+{
+    if (!kars__req_listens(r, h->mod)) {
+        r->hook++;
+        return KARS_OK;
+    }
+    if (h->flags & KARS_NEEDS_BODY) {
+        if (phase_wait_body(r) == KARS_AGAIN) {
+            return KARS_AGAIN;
+        }
+        if (r->answer != KARS__ANSWER_NONE) {
+            return KARS_OK; /* the body was refused */
+        }
+    }
+
+    void *ctx = kars__req_ctx(r, h->mod);
+
+    if (ctx == NULL) {
+        (void) phase_failed(r, r->cycle->mods[h->mod], "no memory for a hook");
+        return KARS_OK;
+    }
+    kars__mod_now = r->cycle->mods[h->mod];
+    int rc = h->run(r, kars__req_conf(r, h->mod), ctx);
+    kars__mod_now = NULL;
+    return phase_result(r, h->mod, rc);
+}
+
+/* Nobody answered: what the route itself says. */
+static int
+phase_content(kars_req_t *r)
+{
+    const kars__core_conf_t *core = r->route->core;
+
+    if (core->pass != NULL) {
+        kars_pass_t pass = { .size = sizeof(pass) };
+
+        return kars__req_pass(r, &pass);
+    }
+    if (core->respond_status != 0) {
+        return kars__req_respond(r, (uint32_t) core->respond_status,
+                                 KARS_STR("text/plain; charset=utf-8"),
+                                 core->respond_text);
+    }
+    return kars__req_refuse(r, 404, "invalid_request_error", "no_such_route",
+                            "the route has neither `pass` nor `respond`");
+}
+
+static size_t
+phase_first(const kars_req_t *r, uint32_t phase)
+{
+    size_t i = 0;
+
+    while (i < r->route->nhooks && r->route->hooks[i].phase < phase) {
+        i++;
+    }
+    return i;
+}
+
+/* All hooks of r->phase have run: on to the next. */
+static int
+phase_next(kars_req_t *r)
+{
+    switch (r->phase) {
+    case KARS_PHASE_ACCESS:
+        if (!r->granted) {
+            return kars__req_refuse(r, 403, "policy_violation", "no_identity",
+                                    "no module granted this caller anything");
+        }
+        r->phase = KARS_PHASE_REWRITE;
+        return KARS_OK;
+
+    case KARS_PHASE_REWRITE:
+        r->phase = KARS_PHASE_ADMIT;
+        r->again = 0;
+        return KARS_OK;
+
+    case KARS_PHASE_ADMIT:
+        if (r->again) {
+            if (r->readmits++ == PHASE_READMITS) {
+                return phase_failed(r, NULL, "ADMIT does not come to rest");
+            }
+            r->again = 0;
+            r->hook = phase_first(r, KARS_PHASE_ADMIT);
+            return KARS_OK;
+        }
+        r->admitted = 1;
+        r->phase = KARS_PHASE_CONTENT;
+        return KARS_OK;
+
+    default:
+        return phase_content(r);
+    }
+}
+
+static void
+req_loop(kars_req_t *r)
+{
+    while (r->answer == KARS__ANSWER_NONE) {
+        const kars__hook_t *h =
+            r->hook < r->route->nhooks ? &r->route->hooks[r->hook] : NULL;
+        int rc = h != NULL && h->phase == r->phase ? phase_hook(r, h)
+                                                   : phase_next(r);
+
+        if (rc == KARS_AGAIN) {
+            return;
+        }
+        if (rc == KARS_ERROR) { /* not even a refusal could be made */
+            r->proto->abort(r);
+            return;
+        }
+    }
+    if (r->answer == KARS__ANSWER_LOCAL) {
+        kars__req_send_answer(r);
+    } else if (r->answer == KARS__ANSWER_PASS) {
+        kars__pass_start(r);
+    }
+}
+
+void
+kars__req_run(kars_req_t *r)
+{
+    if (r->running || r->suspended || r->finished ||
+        r->answer != KARS__ANSWER_NONE) {
+        return;
+    }
+    r->running = 1;
+    req_loop(r);
+    r->running = 0;
+}
+
+/* Suspension. */
+
+void
+kars__req_continue(kars_req_t *r, int rc)
+{
+    if (r->answer == KARS__ANSWER_PASS) {
+        kars__pass_continue(r, rc);
+        return;
+    }
+    if (phase_result(r, r->wait_mod, rc) == KARS_AGAIN) {
+        return;
+    }
+    r->running = 1;
+    req_loop(r);
+    r->running = 0;
+}
+
+static void
+phase_woken(void *owner, int error)
+{
+    kars_req_t *r = owner;
+
+    r->suspended = 0;
+    kars__mod_now = r->cycle->mods[r->wait_mod];
+    int rc = r->wake(r, error, kars__req_conf(r, r->wait_mod),
+                     kars__req_ctx(r, r->wait_mod));
+    kars__mod_now = NULL;
+    kars__req_continue(r, rc);
+}
+
+kars_token_t
+kars__req_suspend(kars_req_t *r, uint32_t timeout_ms, kars_wake_pt fn)
+{
+    if (r->suspended || kars__mod_now == NULL) {
+        return 0;
+    }
+    r->token = kars__wait_add(r->cycle->waits, timeout_ms, phase_woken, r);
+    if (r->token != 0) {
+        r->suspended = 1;
+        r->wait_mod = kars__mod_now->index;
+        r->wake = fn;
+    }
+    return r->token;
+}

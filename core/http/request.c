@@ -1,0 +1,348 @@
+/* request.c - the request object: its making, its facts, its end. */
+#include "http/request.h"
+
+#include <sys/random.h>
+
+kars__mod_t *kars__mod_now;
+
+/* splitmix64 over a random start: trace ids need to be distinct, not secret. */
+static uint64_t
+req_random(void)
+{
+    static uint64_t state;
+
+    if (state == 0) {
+        (void) !getrandom(&state, sizeof(state), 0);
+    }
+    state += 0x9e3779b97f4a7c15u;
+
+    uint64_t z = state;
+
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static int
+req_trace_ok(kars_str_t s)
+{
+    for (size_t i = 0; i < s.len; i++) {
+        char c = s.data[i];
+
+        if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') ||
+              (c >= 'A' && c <= 'Z') || c == '-' || c == '_')) {
+            return 0;
+        }
+    }
+    return s.len >= 1 && s.len <= 128;
+}
+
+/* router.md 1: the caller's trace id where it is a good one, else a new one. */
+static int
+req_trace(kars_req_t *r)
+{
+    kars_str_t given = kars__headers_get(&r->in, KARS_STR("x-kars-trace-id"));
+
+    if (req_trace_ok(given)) {
+        r->trace = given;
+        return KARS_OK;
+    }
+
+    uint64_t id = req_random();
+    unsigned char bytes[8];
+    char *hex = kars__palloc(r->pool, 16);
+
+    if (hex == NULL) {
+        return KARS_ERROR;
+    }
+    memcpy(bytes, &id, sizeof(bytes));
+    kars__to_hex(bytes, sizeof(bytes), hex);
+    r->trace = (kars_str_t){ hex, 16 };
+    return KARS_OK;
+}
+
+kars_req_t *
+kars__req_create(kars_cycle_t *cycle, kars__server_t *server,
+                 const kars__head_t *head, kars__block_t *block)
+{
+    kars_pool_t *pool = kars__pool_create((size_t) server->core->memory);
+    kars_req_t *r = pool != NULL ? kars__pnew(pool, kars_req_t) : NULL;
+
+    if (r == NULL) {
+        kars__pool_destroy(pool);
+        return NULL;
+    }
+    r->pool = pool;
+    r->cycle = cycle;
+    r->server = server;
+    r->route = server->none;
+    r->head = *head;
+    r->phase = KARS_PHASE_ACCESS;
+    r->start_ms = kars__loop_now(cycle->loop);
+    r->start_wall_ms = kars__loop_wall(cycle->loop);
+
+    r->in.cap = head->nheaders + 8;
+    r->in.n = head->nheaders;
+    r->in.v = kars__pnewn(pool, kars_header_t, r->in.cap);
+    if (r->in.v == NULL) {
+        kars__pool_destroy(pool);
+        return NULL;
+    }
+    if (head->nheaders != 0) {
+        memcpy(r->in.v, head->headers, head->nheaders * sizeof(kars_header_t));
+    }
+    r->head.headers = r->in.v;
+    if (req_trace(r) != KARS_OK) {
+        kars__pool_destroy(pool);
+        return NULL;
+    }
+    r->head_block = block;
+    if (block != NULL) {
+        kars__block_ref(block);
+    }
+    return r;
+}
+
+static void
+req_free(kars_req_t *r)
+{
+    kars__timer_stop(r->cycle->loop, &r->body_timer);
+    kars__req_body_release(r);
+    kars__bufs_done(&r->bufs);
+    kars__block_unref(r->head_block);
+    kars__pool_destroy(r->pool);
+}
+
+static void
+req_log_hooks(kars_req_t *r)
+{
+    for (size_t i = 0; i < r->route->nhooks; i++) {
+        const kars__hook_t *h = &r->route->hooks[i];
+
+        if (h->phase != KARS_PHASE_LOG || !kars__req_listens(r, h->mod)) {
+            continue;
+        }
+
+        void *ctx = kars__req_ctx(r, h->mod);
+
+        if (ctx == NULL) {
+            continue;
+        }
+        kars__mod_now = r->cycle->mods[h->mod];
+        (void) h->run(r, kars__req_conf(r, h->mod), ctx);
+        kars__mod_now = NULL;
+    }
+}
+
+static void
+req_count(kars_req_t *r)
+{
+    static const char *const classes[] = { "0xx", "1xx", "2xx",
+                                           "3xx", "4xx", "5xx" };
+    kars_str_t label =
+        kars__strz(classes[r->status < 600 ? r->status / 100 : 0]);
+
+    kars__series_add(kars__series(r->cycle->m_requests, &label), 1);
+}
+
+void
+kars__req_done(kars_req_t *r)
+{
+    if (r->finished) {
+        return;
+    }
+    r->finished = 1;
+    r->phase = KARS_PHASE_LOG;
+    if (r->suspended) {
+        r->suspended = 0;
+        kars__wait_cancel(r->cycle->waits, r->token);
+    }
+    kars__call_cancel(r);
+    kars__filters_cancel(r);
+    kars__pass_cancel(r);
+    req_log_hooks(r);
+    req_count(r);
+    r->conn = NULL;
+    if (r->holds == 0) {
+        req_free(r);
+    }
+}
+
+void
+kars__req_gone(kars_req_t *r)
+{
+    r->gone = 1;
+    kars__req_done(r);
+}
+
+void
+kars__req_unhold(kars_req_t *r)
+{
+    r->holds--;
+    if (r->holds == 0 && r->finished) {
+        req_free(r);
+    }
+}
+
+/* Modules' contexts. */
+
+static int
+req_ctx_make(kars_req_t *r)
+{
+    size_t n = r->cycle->nmods;
+
+    r->ctx = kars__pcalloc(r->pool, n + 1, sizeof(void *) + 1);
+    if (r->ctx == NULL) {
+        return KARS_ERROR;
+    }
+    r->declined = (uint8_t *) (r->ctx + n);
+    return KARS_OK;
+}
+
+void *
+kars__req_ctx(kars_req_t *r, uint32_t mod)
+{
+    if (r->ctx == NULL && req_ctx_make(r) != KARS_OK) {
+        return NULL;
+    }
+    if (r->ctx[mod] == NULL) {
+        size_t size = r->cycle->mods[mod]->def.ctx_size;
+
+        r->ctx[mod] = kars__pcalloc(r->pool, 1, size == 0 ? 1 : size);
+    }
+    return r->ctx[mod];
+}
+
+const void *
+kars__req_conf(const kars_req_t *r, uint32_t mod)
+{
+    return r->route->conf[mod];
+}
+
+int
+kars__req_listens(const kars_req_t *r, uint32_t mod)
+{
+    return r->declined == NULL || !r->declined[mod];
+}
+
+/* Headers. */
+
+int
+kars__headers_add(kars_pool_t *pool, kars__headers_t *h, kars_str_t name,
+                  kars_str_t value)
+{
+    if (h->n == h->cap) {
+        size_t cap = h->cap == 0 ? 12 : h->cap * 2;
+        kars_header_t *v = kars__pnewn(pool, kars_header_t, cap);
+
+        if (v == NULL) {
+            return KARS_ERROR;
+        }
+        if (h->n != 0) {
+            memcpy(v, h->v, h->n * sizeof(*v));
+        }
+        h->v = v;
+        h->cap = cap;
+    }
+    h->v[h->n].name = name;
+    h->v[h->n].value = value;
+    h->n++;
+    return KARS_OK;
+}
+
+kars_str_t
+kars__headers_get(const kars__headers_t *h, kars_str_t name)
+{
+    return kars__head_get(h->v, h->n, name);
+}
+
+void
+kars__headers_del(kars__headers_t *h, kars_str_t name)
+{
+    size_t o = 0;
+
+    for (size_t i = 0; i < h->n; i++) {
+        if (!kars__str_ieq(h->v[i].name, name)) {
+            h->v[o++] = h->v[i];
+        }
+    }
+    h->n = o;
+}
+
+/* Facts. */
+
+kars__var_t *
+kars__var(kars_req_t *r, kars_str_t name, int make)
+{
+    for (kars__var_t *v = r->vars; v != NULL; v = v->next) {
+        if (kars_str_eq(v->name, name)) {
+            return v;
+        }
+    }
+    if (!make) {
+        return NULL;
+    }
+
+    kars__var_t *v = kars__pnew(r->pool, kars__var_t);
+
+    if (v != NULL) {
+        v->name = kars__pdup(r->pool, name);
+        v->next = r->vars;
+        if (v->name.data == NULL) {
+            return NULL;
+        }
+        r->vars = v;
+    }
+    return v;
+}
+
+kars_str_t
+kars__req_var(kars_req_t *r, kars_str_t name)
+{
+    const struct {
+        kars_str_t name;
+        kars_str_t value;
+    } own[] = {
+        { KARS_STR("method"), r->head.method },
+        { KARS_STR("path"), r->path },
+        { KARS_STR("query"), r->query },
+        { KARS_STR("route"), r->route->path },
+        { KARS_STR("trace_id"), r->trace },
+        { KARS_STR("class"), r->klass },
+        { KARS_STR("principal"), r->principal },
+        { KARS_STR("sandbox"), r->cycle->sandbox },
+        { KARS_STR("decision"),
+          r->denied || !r->admitted ? KARS_STR("deny") : KARS_STR("allow") },
+    };
+
+    for (size_t i = 0; i < KARS_NELTS(own); i++) {
+        if (kars_str_eq(own[i].name, name)) {
+            return own[i].value;
+        }
+    }
+
+    const kars__var_t *v = kars__var(r, name, 0);
+
+    return v != NULL ? v->text : (kars_str_t){ NULL, 0 };
+}
+
+int64_t
+kars__req_number(kars_req_t *r, kars_str_t name)
+{
+    if (kars_str_eq(name, KARS_STR("status"))) {
+        return r->status;
+    }
+    if (kars_str_eq(name, KARS_STR("bytes_in"))) {
+        return (int64_t) r->body_size;
+    }
+    if (kars_str_eq(name, KARS_STR("bytes_out"))) {
+        return (int64_t) r->answer_bytes;
+    }
+    if (kars_str_eq(name, KARS_STR("duration_ms"))) {
+        return (int64_t) (kars__loop_now(r->cycle->loop) - r->start_ms);
+    }
+
+    const kars__var_t *v = kars__var(r, name, 0);
+
+    return v != NULL ? v->number : 0;
+}

@@ -1,0 +1,265 @@
+/*
+ * request.h - a request from its head to its log record.
+ *
+ * Memory: everything hangs on the request's pool, which goes after LOG; bytes
+ * on their way are counted views (base/buf.h) that belong to the request.
+ *
+ * Its way: proto (http1.c) -> start -> phase.c (hooks) -> respond or pass.c ->
+ * filter.c -> proto -> done (LOG). Everything that decides lives in phase.c,
+ * everything that shapes an answer in answer.c.
+ */
+#ifndef KARS_HTTP_REQUEST_H
+#define KARS_HTTP_REQUEST_H
+
+#include "http/head.h"
+#include "http/runtime.h"
+#include "http/sse.h"
+
+/* What carries the request: the other side of it. */
+typedef struct {
+    /* Send the head (r->status, r->out), then what follows. Called once, at the
+     * first output, so that it sees the whole body when that is all there is.
+     */
+    void (*output)(kars_req_t *r, kars_buf_t *chain, uint32_t flags);
+    void (*read_body)(kars_req_t *r, int on); /* go on, or pause */
+    void (*abort)(kars_req_t *r);             /* close without an end */
+    size_t (*unsent)(const kars_req_t *r);    /* bytes not yet taken by it */
+} kars__proto_t;
+
+typedef struct {
+    kars_header_t *v;
+    size_t n;
+    size_t cap;
+} kars__headers_t;
+
+/* One fact about the request. */
+typedef struct kars__var_s kars__var_t;
+struct kars__var_s {
+    kars__var_t *next;
+    kars_str_t name;
+    kars_str_t text;
+    int64_t number;
+};
+
+/* One response filter at work on one request. */
+struct kars_filter_s {
+    kars_req_t *r;
+    uint32_t index;     /* in the route's filters; nfilters: the end */
+    uint32_t suspended; /* waits for its continuation */
+    kars_buf_t *held;
+    kars_buf_t *pending; /* came while it was suspended */
+    uint32_t pending_flags;
+    uint32_t has_pending;
+    kars_token_t token;
+    kars_filter_wake_pt wake;
+};
+
+/* A splice into the held body: at, remove cut bytes, put text there. */
+typedef struct kars__edit_s kars__edit_t;
+struct kars__edit_s {
+    kars__edit_t *next; /* ascending, not overlapping */
+    uint64_t at;
+    uint64_t cut;
+    kars_str_t text;
+    kars_str_t path;
+    uint32_t insert; /* KARS__INSERT_*: a member, text without its comma */
+};
+enum {
+    KARS__INSERT_NONE = 0,
+    KARS__INSERT_FIRST, /* into an object that has members */
+    KARS__INSERT_ONLY   /* into an empty one */
+};
+
+enum {
+    KARS__BODY_NONE = 0, /* not asked for yet */
+    KARS__BODY_READING,
+    KARS__BODY_WHOLE
+};
+
+enum {
+    KARS__ANSWER_NONE = 0,
+    KARS__ANSWER_LOCAL, /* respond or deny: answer_body is what there is */
+    KARS__ANSWER_GROWS, /* answer_start */
+    KARS__ANSWER_PASS   /* an upstream's */
+};
+
+typedef struct kars__pass_s kars__pass_t; /* pass.c */
+typedef struct kars__call_s kars__call_t; /* call.c */
+
+struct kars_req_s {
+    kars_pool_t *pool;
+    kars_cycle_t *cycle;
+    kars_conn_t *conn;
+    const kars__proto_t *proto;
+    const kars__server_t *server;
+    const kars__route_t *route;
+    kars__bufs_t bufs;
+    kars__block_t *head_block; /* counted: strings of the head live there */
+
+    kars__head_t head;
+    kars_str_t path;  /* decoded */
+    kars_str_t query; /* raw */
+    kars__headers_t in;
+    kars__headers_t out;
+    kars_header_t *segments; /* of {name} */
+    size_t nsegments;
+    kars_str_t trace;
+    kars_str_t klass;
+    kars_str_t principal;
+    kars__var_t *vars;
+    void **ctx;        /* by module index; made when first asked for */
+    uint8_t *declined; /* likewise */
+
+    /* phases */
+    size_t hook; /* the next one of route->hooks */
+    uint32_t phase;
+    uint8_t granted;
+    uint8_t admitted;
+    uint8_t running;   /* the engine is on the stack */
+    uint8_t suspended; /* a hook waits */
+    uint8_t again;     /* ADMIT must run again */
+    uint8_t readmits;
+    uint8_t rewrites;
+    uint8_t finished; /* LOG has run or runs */
+    uint8_t gone;     /* the client left */
+    uint32_t holds;   /* threads that use pool and ctx */
+    kars_token_t token;
+    uint32_t wait_mod;
+    kars_wake_pt wake;
+
+    /* request body */
+    kars_buf_t *body;
+    kars_buf_t *body_last;
+    uint64_t body_size;  /* bytes that came */
+    uint64_t body_held;  /* bytes that count against body_memory */
+    uint64_t body_final; /* after edits */
+    kars__edit_t *edits;
+    kars__json_scan_t *scan;
+    uint8_t body_state;
+    uint8_t body_paused; /* over body_memory */
+    uint8_t scan_failed;
+    kars__timer_t body_timer;
+
+    /* response */
+    uint32_t status;
+    uint8_t answer;
+    uint8_t denied;
+    uint8_t head_filtered; /* head filters have run */
+    uint8_t head_sent;     /* the proto has it */
+    uint8_t last_in;       /* LAST entered the filters */
+    uint8_t last_out;      /* and left them */
+    uint8_t event_stream;
+    kars_str_t answer_body;
+    uint64_t answer_bytes; /* body bytes that entered the filters */
+    kars_filter_t *filters;
+    kars__json_scan_t *out_scan;
+    kars__sse_t *out_sse;
+    uint8_t out_scan_state;
+    kars__pass_t *pass;
+    kars__call_t *call;
+    kars_wake_pt room; /* answer_room */
+    uint32_t room_mod;
+
+    uint64_t start_ms;
+    uint64_t start_wall_ms;
+};
+
+/* request.c: made from a parsed head; NULL: no memory. The head's strings must
+ * stay valid through head_block. */
+kars_req_t *kars__req_create(kars_cycle_t *cycle, kars__server_t *server,
+                             const kars__head_t *head, kars__block_t *block);
+/* Ends it: LOG hooks, then memory (when no thread holds it). Once. */
+void kars__req_done(kars_req_t *r);
+/* The client left, or the connection broke: what waits is cancelled. */
+void kars__req_gone(kars_req_t *r);
+void kars__req_unhold(kars_req_t *r);
+
+void *kars__req_ctx(kars_req_t *r, uint32_t mod); /* NULL: no memory */
+const void *kars__req_conf(const kars_req_t *r, uint32_t mod);
+int kars__req_listens(const kars_req_t *r, uint32_t mod); /* not declined */
+
+int kars__headers_add(kars_pool_t *pool, kars__headers_t *h, kars_str_t name,
+                      kars_str_t value);
+kars_str_t kars__headers_get(const kars__headers_t *h, kars_str_t name);
+void kars__headers_del(kars__headers_t *h, kars_str_t name);
+
+kars__var_t *kars__var(kars_req_t *r, kars_str_t name, int make);
+kars_str_t kars__req_var(kars_req_t *r, kars_str_t name);
+int64_t kars__req_number(kars_req_t *r, kars_str_t name);
+
+/* route.c */
+const kars__route_t *kars__route_find(kars_req_t *r);
+int kars__route_compile(kars_pool_t *pool, kars__route_t *route,
+                        kars_err_t *err);
+/* Keeps routes most specific first; ERROR for two that match alike. */
+int kars__route_insert(kars__server_t *server, kars__route_t *route,
+                       kars_err_t *err);
+
+/* phase.c */
+void kars__req_start(kars_req_t *r);
+void kars__req_run(kars_req_t *r); /* from where it stands */
+kars_token_t kars__req_suspend(kars_req_t *r, uint32_t timeout_ms,
+                               kars_wake_pt fn);
+/* A continuation ended with rc: go on with it. */
+void kars__req_continue(kars_req_t *r, int rc);
+
+/* wait.c: tokens. kind tells what owner is. */
+typedef struct kars__waits_s kars__waits_t;
+kars__waits_t *kars__waits_create(kars_cycle_t *cycle, kars_err_t *err);
+void kars__waits_destroy(kars__waits_t *w);
+kars_token_t kars__wait_add(kars__waits_t *w, uint32_t timeout_ms,
+                            void (*fn)(void *owner, int error), void *owner);
+void kars__wait_cancel(kars__waits_t *w, kars_token_t token);
+int kars__wait_end(kars_token_t token, int error); /* any thread */
+
+/* body.c */
+int kars__req_body_in(kars_req_t *r, kars__block_t *block, const char *p,
+                      size_t n); /* KARS_ERROR: refused, denied already */
+void kars__req_body_end(kars_req_t *r);
+int kars__req_json_set(kars_req_t *r, kars_str_t path, kars_str_t json);
+/* The held body with its edits, as a new chain to send. *ret_len: its bytes. */
+int kars__req_body_send(kars_req_t *r, kars_buf_t **ret, uint64_t *ret_len);
+void kars__req_body_release(kars_req_t *r);
+/* Some body memory came free: wake those that wait. */
+void kars__body_memory_free(kars_cycle_t *cycle);
+
+/* answer.c */
+int kars__req_deny(kars_req_t *r, const kars_denial_t *denial,
+                   const kars__mod_t *by);
+/* The same for the router's own refusals. */
+int kars__req_refuse(kars_req_t *r, int status, const char *type,
+                     const char *code, const char *reason);
+int kars__req_respond(kars_req_t *r, uint32_t status, kars_str_t type,
+                      kars_str_t body);
+/* Sends what respond or deny set, through the filters. */
+void kars__req_send_answer(kars_req_t *r);
+/* The answer fails after its head: an event stream says so in band, anything
+ * else is cut. */
+void kars__req_fail_late(kars_req_t *r, int status, const char *type,
+                         const char *code, const char *reason);
+
+/* filter.c */
+int kars__filters_head(kars_req_t *r); /* OK; DONE: replaced by a denial */
+int kars__filters_body(kars_req_t *r, kars_buf_t *in, uint32_t flags);
+int kars__filter_next(kars_filter_t *f, kars_buf_t *in, uint32_t flags);
+int kars__filter_hold(kars_filter_t *f, kars_buf_t *in);
+int kars__filter_release(kars_filter_t *f, uint32_t flags);
+kars_token_t kars__filter_suspend(kars_filter_t *f, uint32_t timeout_ms,
+                                  kars_filter_wake_pt fn);
+int kars__filter_deny(kars_filter_t *f, const kars_denial_t *denial);
+int kars__filters_busy(const kars_req_t *r); /* one is suspended */
+void kars__filters_cancel(kars_req_t *r);
+
+/* pass.c */
+int kars__req_pass(kars_req_t *r, const kars_pass_t *pass);
+void kars__pass_start(kars_req_t *r);
+void kars__pass_body(kars_req_t *r, kars_buf_t *in, uint32_t flags);
+void kars__pass_room(kars_req_t *r); /* the client took bytes: go on */
+void kars__pass_cancel(kars_req_t *r);
+void kars__pass_continue(kars_req_t *r, int rc); /* an UPSTREAM hook ended */
+
+/* call.c */
+int kars__req_call(kars_req_t *r, const kars_call_t *call, kars_reply_pt fn);
+void kars__call_cancel(kars_req_t *r);
+
+#endif

@@ -1,0 +1,158 @@
+/*
+ * runtime.h - one loaded configuration as the request path sees it: modules,
+ * servers, routes and their compiled hooks. Filled by core/proc, read-only
+ * afterwards, shared by all requests of the worker.
+ */
+#ifndef KARS_HTTP_RUNTIME_H
+#define KARS_HTTP_RUNTIME_H
+
+#include "base/buf.h"
+#include "base/log.h"
+#include "base/metrics.h"
+#include "base/secret.h"
+#include "base/shm.h"
+#include "base/str.h"
+#include "conf/directive.h"
+#include "event/offload.h"
+#include "event/reactor.h"
+#include "event/resolve.h"
+#include "http/json_scan.h"
+
+/* A loaded module: its descriptor copied to our own size. */
+typedef struct {
+    kars_module_t def;
+    const kars_module_t
+        *self; /* the module's own constant: how it names itself */
+    uint32_t index;
+    kars__dtable_t table;
+    void *main_conf; /* merged, of the main level */
+    kars__prov_t *main_prov;
+    size_t conn_ctx_offset;
+} kars__mod_t;
+
+/* Core's own directives of main, server and route. */
+typedef struct {
+    uint64_t body_limit;
+    uint64_t header_limit;
+    uint64_t memory;
+    uint64_t header_timeout_ms;
+    uint64_t body_timeout_ms;
+    uint64_t idle_timeout_ms;
+    uint64_t send_timeout_ms;
+    kars_upstream_t *pass;
+    uint64_t respond_status;
+    kars_str_t respond_text;
+} kars__core_conf_t;
+
+typedef struct {
+    kars_hook_pt run;
+    kars_conn_hook_pt connect;
+    uint32_t phase;
+    uint32_t flags;
+    uint32_t mod;
+} kars__hook_t;
+
+typedef struct {
+    kars_filter_def_t def;
+    uint32_t mod;
+} kars__filter_slot_t;
+
+typedef struct {
+    int (*value)(kars_req_t *r, kars_str_t text, uint32_t index, uint32_t flags,
+                 const void *conf, void *ctx);
+    uint32_t mod;
+} kars__watch_slot_t;
+
+/* The JSON members that the modules of a route watch in one direction. */
+typedef struct {
+    const kars__json_prog_t *prog; /* NULL: none */
+    kars__watch_slot_t *slots;
+} kars__watches_t;
+
+typedef struct {
+    kars_str_t text; /* of "{name}": the name */
+    uint32_t kind;   /* KARS__SEG_* */
+} kars__segment_t;
+enum { KARS__SEG_TEXT = 0, KARS__SEG_NAME = 1, KARS__SEG_REST = 2 };
+
+typedef struct kars__server_s kars__server_t;
+typedef struct kars__route_s kars__route_t;
+
+struct kars__route_s {
+    kars__route_t *next;
+    kars__server_t *server;
+    kars_str_t methods; /* "GET,PUT" or "*", as written */
+    kars_str_t path;    /* as written */
+    const char *file;
+    uint32_t line;
+    kars__segment_t *segs;
+    size_t nsegs;
+    kars__core_conf_t *core;
+    void **conf;         /* by module index */
+    kars__prov_t **prov; /* likewise */
+    uint8_t *active;     /* likewise */
+    kars__hook_t *hooks; /* phase by phase, load order; then LOG, reversed */
+    size_t nhooks;
+    kars__filter_slot_t *filters; /* of responses, reversed */
+    size_t nfilters;
+    kars__watches_t watch[2]; /* of requests, of responses */
+    uint8_t gated; /* a REWRITE or ADMIT hook waits for the whole body */
+};
+
+struct kars__server_s {
+    kars__server_t *next;
+    kars__core_conf_t *core;
+    kars__route_t *routes; /* most specific first */
+    kars__route_t *none;   /* the pseudo-route of what found no other */
+};
+
+struct kars_listener_s {
+    kars_listener_t *next;
+    kars_str_t address; /* as written */
+    kars_str_t klass;   /* of class=, or empty */
+    kars__server_t *server;
+    kars__addr_t addr;
+    int fd;
+    kars__io_t io;
+    kars__timer_t pause; /* out of descriptors */
+    kars_cycle_t *cycle;
+};
+
+/* One configuration and all that lives exactly as long as it. */
+struct kars_cycle_s {
+    kars_pool_t *pool;
+    kars__loop_t *loop;
+    kars__offload_t *offload;
+    kars__resolver_t *resolver;
+    kars_zone_t *zone;
+    kars__metrics_t *metrics;
+    uint64_t worker_id;
+
+    kars__mod_t **mods; /* in load order */
+    size_t nmods;
+    size_t nstarted;      /* those whose worker_start said OK */
+    size_t conn_ctx_size; /* of all modules together */
+    kars__server_t *servers;
+    kars_listener_t *listeners;
+    kars_upstream_t *upstreams;
+    kars_str_t sandbox;
+
+    uint64_t body_memory; /* held bodies of all requests: the cap, in bytes */
+    uint64_t body_wait_ms;
+    uint64_t body_held; /* now */
+    uint64_t drain_timeout_ms;
+
+    kars_conn_t *conns; /* all open client connections */
+    size_t nconns;
+    uint32_t draining;
+    void (*drained)(kars_cycle_t *cycle); /* the last connection is gone */
+
+    struct kars__waits_s *waits; /* suspensions by token */
+    kars_metric_t *m_requests;
+};
+
+/* The module whose code runs now; core's is NULL. For log lines, for the name
+ * in a denial, and for functions that work on "one's own". */
+extern kars__mod_t *kars__mod_now;
+
+#endif

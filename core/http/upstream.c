@@ -1,0 +1,160 @@
+/* upstream.c - groups of servers. */
+#include "http/upstream.h"
+#include "base/parse.h"
+
+#define UPSTREAM_FAILURES  3     /* in a row, within the window: unhealthy */
+#define UPSTREAM_WINDOW_MS 60000 /* router.md 5.4 */
+
+#define U(f) offsetof(kars_upstream_t, f)
+
+/* clang-format off */
+const kars_directive_t kars__upstream_directives[] = {
+    { .name = "server", .at = KARS_AT_UPSTREAM, .type = KARS_T_LIST,
+      .flags = KARS_D_REPEAT, .offset = U(server_words),
+      .doc = "HOST:PORT or unix:PATH of one server; may be repeated" },
+    { .name = "timeout", .key = "connect", .at = KARS_AT_UPSTREAM,
+      .type = KARS_T_MSEC, .offset = U(connect_ms), .dflt = "10s",
+      .doc = "until the connection stands" },
+    { .name = "timeout", .key = "first_byte", .at = KARS_AT_UPSTREAM,
+      .type = KARS_T_MSEC, .offset = U(first_byte_ms), .dflt = "600s",
+      .doc = "from the whole request to the first byte of the reply" },
+    { .name = "timeout", .key = "idle", .at = KARS_AT_UPSTREAM,
+      .type = KARS_T_MSEC, .offset = U(idle_ms), .dflt = "120s",
+      .doc = "between two bytes of the reply" },
+    { .name = "timeout", .key = "total", .at = KARS_AT_UPSTREAM,
+      .type = KARS_T_MSEC, .offset = U(total_ms), .dflt = "3600s",
+      .doc = "for the whole exchange" },
+    { .name = "retry", .at = KARS_AT_UPSTREAM, .type = KARS_T_COUNT,
+      .offset = U(retries), .dflt = "1",
+      .doc = "further attempts, on other servers where there are any" },
+    { .name = "retry", .key = "on", .at = KARS_AT_UPSTREAM,
+      .type = KARS_T_ENUM, .offset = U(retry_on), .dflt = "connect",
+      .values = "connect never",
+      .doc = "what is tried again: connections that did not come to stand" },
+    { .name = "keepalive", .at = KARS_AT_UPSTREAM, .type = KARS_T_COUNT,
+      .offset = U(keepalive), .dflt = "32",
+      .doc = "idle connections kept to each server" },
+    { .name = "keepalive", .key = "idle", .at = KARS_AT_UPSTREAM,
+      .type = KARS_T_MSEC, .offset = U(keepalive_idle_ms), .dflt = "60s",
+      .doc = "how long they are kept" },
+    { 0 },
+};
+/* clang-format on */
+
+static int
+upstream_server(kars__upserver_t *s, kars_str_t text, kars_err_t *err)
+{
+    s->text = text;
+    if (kars_str_starts(text, KARS_STR("unix:"))) {
+        if (kars__addr_unix(text, &s->addrs[0]) != KARS_OK) {
+            return kars__err(err, 0, "\"%.*s\" is no UNIX socket address",
+                             KARS_STR_ARG(text));
+        }
+        s->naddrs = 1;
+        s->fresh_until_ms = UINT64_MAX;
+        return KARS_OK;
+    }
+    if (kars__parse_hostport(text, &s->at) != KARS_OK) {
+        return kars__err(err, 0,
+                         "expected a server such as model.example:443 or "
+                         "unix:/run/model.sock, got \"%.*s\"",
+                         KARS_STR_ARG(text));
+    }
+    if (kars__addr_literal(s->at.host, s->at.port, &s->addrs[0]) == KARS_OK) {
+        s->naddrs = 1;
+        s->fresh_until_ms = UINT64_MAX;
+    }
+    return KARS_OK;
+}
+
+int
+kars__upstream_init(kars_upstream_t *u, kars_pool_t *pool, kars_err_t *err)
+{
+    if (u->server_words.n == 0 || u->server_words.n > KARS__UPSTREAM_SERVERS) {
+        return kars__err(
+            err, 0, "%s:%u: upstream \"%.*s\" needs 1 to %u `server`s", u->file,
+            u->line, KARS_STR_ARG(u->name), KARS__UPSTREAM_SERVERS);
+    }
+    u->nservers = u->server_words.n;
+    u->servers = kars__pnewn(pool, kars__upserver_t, u->nservers);
+    if (u->servers == NULL) {
+        return kars__err(err, 0, "no memory for an upstream");
+    }
+    for (size_t i = 0; i < u->nservers; i++) {
+        if (upstream_server(&u->servers[i], u->server_words.v[i], err) !=
+            KARS_OK) {
+            return kars__err_prefix(err, "%s:%u: upstream \"%.*s\"", u->file,
+                                    u->line, KARS_STR_ARG(u->name));
+        }
+    }
+    return KARS_OK;
+}
+
+static int
+server_healthy(kars_cycle_t *cycle, const kars__upserver_t *s)
+{
+    return s->failures < UPSTREAM_FAILURES ||
+           kars__loop_now(cycle->loop) - s->failed_at_ms > UPSTREAM_WINDOW_MS;
+}
+
+kars__upserver_t *
+kars__upstream_pick(kars_cycle_t *cycle, kars_upstream_t *u,
+                    const kars__upserver_t *avoid)
+{
+    kars__upserver_t *any = NULL;
+
+    for (size_t i = 0; i < u->nservers; i++) {
+        size_t at = (u->turn + i) % u->nservers;
+        kars__upserver_t *s = &u->servers[at];
+
+        if (s == avoid) {
+            continue;
+        }
+        if (server_healthy(cycle, s)) {
+            u->turn = at + 1;
+            return s;
+        }
+        if (any == NULL) {
+            any = s;
+        }
+    }
+    if (any == NULL) {
+        any = &u->servers[u->turn % u->nservers];
+    }
+    return any; /* all unhealthy: the first is tried anyway */
+}
+
+void
+kars__upstream_result(kars_cycle_t *cycle, kars_upstream_t *u,
+                      kars__upserver_t *s, int ok)
+{
+    uint64_t wall = kars__loop_wall(cycle->loop);
+
+    if (ok) {
+        s->failures = 0;
+        u->failure_streak = 0;
+        u->first_failure_wall_ms = 0;
+        u->last_success_wall_ms = wall;
+        return;
+    }
+    if (s->failures == 0 || !server_healthy(cycle, s) ||
+        kars__loop_now(cycle->loop) - s->failed_at_ms > UPSTREAM_WINDOW_MS) {
+        s->failed_at_ms = kars__loop_now(cycle->loop);
+        s->failures = s->failures >= UPSTREAM_FAILURES ? UPSTREAM_FAILURES : 0;
+    }
+    s->failures++;
+    if (u->failure_streak++ == 0) {
+        u->first_failure_wall_ms = wall;
+    }
+}
+
+int
+kars__upstream_healthy(kars_cycle_t *cycle, const kars_upstream_t *u)
+{
+    for (size_t i = 0; i < u->nservers; i++) {
+        if (server_healthy(cycle, &u->servers[i])) {
+            return 1;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,66 @@
+/*
+ * upstream.h - where requests go on to: named groups of servers, their idle
+ * connections, their health.
+ */
+#ifndef KARS_HTTP_UPSTREAM_H
+#define KARS_HTTP_UPSTREAM_H
+
+#include "http/runtime.h"
+
+#define KARS__UPSTREAM_SERVERS 32u
+
+typedef struct kars__upconn_s kars__upconn_t; /* client.c */
+
+typedef struct {
+    kars_str_t text;    /* as written */
+    kars_hostport_t at; /* host empty: a UNIX socket */
+    kars__addr_t addrs[KARS__RESOLVE_MAX];
+    size_t naddrs;
+    uint64_t fresh_until_ms; /* of addrs; UINT64_MAX: an address as written */
+    kars__upconn_t *idle;    /* newest first */
+    uint32_t nidle;
+    uint32_t failures;     /* in a row */
+    uint64_t failed_at_ms; /* the first of them; monotonic */
+} kars__upserver_t;
+
+struct kars_upstream_s {
+    kars_upstream_t *next;
+    kars_str_t name;
+    const char *file;
+    uint32_t line;
+    kars__upserver_t *servers;
+    size_t nservers;
+    size_t turn; /* round robin */
+
+    /* its block's directives */
+    kars_list_t server_words;
+    uint64_t connect_ms;
+    uint64_t first_byte_ms;
+    uint64_t idle_ms;
+    uint64_t total_ms;
+    uint64_t retries;
+    int32_t retry_on;
+    uint64_t keepalive;
+    uint64_t keepalive_idle_ms;
+
+    uint32_t failure_streak;
+    uint64_t first_failure_wall_ms;
+    uint64_t last_success_wall_ms;
+};
+
+/* The directives of `upstream NAME { … }`; conf is kars_upstream_t. */
+extern const kars_directive_t kars__upstream_directives[];
+
+/* After its directives were set: reads the servers. */
+int kars__upstream_init(kars_upstream_t *u, kars_pool_t *pool, kars_err_t *err);
+
+/* The next server to try, healthy ones first; avoid may be NULL. */
+kars__upserver_t *kars__upstream_pick(kars_cycle_t *cycle, kars_upstream_t *u,
+                                      const kars__upserver_t *avoid);
+
+/* What became of an attempt. */
+void kars__upstream_result(kars_cycle_t *cycle, kars_upstream_t *u,
+                           kars__upserver_t *s, int ok);
+int kars__upstream_healthy(kars_cycle_t *cycle, const kars_upstream_t *u);
+
+#endif

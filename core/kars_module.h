@@ -1,0 +1,975 @@
+/*
+ * kars_module.h - the only header a module needs.
+ *
+ * A module is a shared object that exports one constant, `kars_module`. The
+ * router reads its head from the file, checks it, and only then runs any code
+ * of the module. No router structure is laid open here: you hold handles and
+ * call functions, so a new router release does not break a module that was
+ * built before it.
+ *
+ * How this file grows: every struct that crosses the border carries its size;
+ * fields and functions are added at the end and nowhere else; adding raises
+ * KARS_ABI_MINOR; anything that cannot be done by adding raises
+ * KARS_ABI_MAJOR. Until 1.0 is frozen (see docs/architecture.md) the minor
+ * number stays 0 and this file may still change.
+ *
+ * Order of the file: values, strings, handles; what a module fills (calls,
+ * denials, tables, the descriptor); what it may call (struct kars_api_s);
+ * short names for that; the standard services.
+ */
+#ifndef KARS_MODULE_H
+#define KARS_MODULE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define KARS_MODULE_MAGIC 0x4b415253u /* "KARS" */
+#define KARS_ABI_MAJOR    1
+#define KARS_ABI_MINOR    0
+
+/* What every hook, filter and continuation returns. HTTP statuses never do. */
+#define KARS_OK       0  /* my part is done, go on */
+#define KARS_DECLINED 1  /* leave me out of this request from here on */
+#define KARS_AGAIN    2  /* suspended: exactly one continuation is pending */
+#define KARS_DONE     3  /* the response is set, skip to filters and log */
+#define KARS_ERROR    -1 /* failed: the router answers 500 and logs it */
+
+/*
+ * Constants are enums here, fields that hold them are uint32_t: the size of an
+ * enum is not promised across compilers.
+ */
+enum {
+    KARS_PHASE_END = 0, /* gaps: phases may be added between */
+    KARS_PHASE_CONNECT = 100,
+    KARS_PHASE_ACCESS = 200,
+    KARS_PHASE_REWRITE = 300,
+    KARS_PHASE_ADMIT = 400, /* body complete, watched members known */
+    KARS_PHASE_CONTENT = 500,
+    KARS_PHASE_UPSTREAM = 550, /* one attempt leaves: its server is known */
+    KARS_PHASE_LOG = 600
+};
+
+/* Flags of a hook. */
+enum {
+    KARS_NEEDS_BODY = 1 << 0 /* REWRITE, ADMIT: wait until the body is whole */
+};
+
+/* Flags of a module. */
+enum {
+    KARS_ALWAYS = 1 << 0 /* active on every route, not only where a directive */
+};
+
+enum {
+    KARS_LOG_ERR = 1,
+    KARS_LOG_WARN,
+    KARS_LOG_NOTICE,
+    KARS_LOG_INFO,
+    KARS_LOG_DEBUG
+};
+
+enum { KARS_REQUEST = 1, KARS_RESPONSE = 2 };
+
+/* Flags of body chunks and of JSON values. */
+enum {
+    KARS_FLUSH = 1 << 0,
+    KARS_LAST = 1 << 1,
+    KARS_FIRST = 1 << 2,
+    KARS_JSON_STRING = 1 << 8,
+    KARS_JSON_NUMBER = 1 << 9,
+    KARS_JSON_TRUE = 1 << 10,
+    KARS_JSON_FALSE = 1 << 11,
+    KARS_JSON_NULL = 1 << 12,
+    KARS_JSON_OBJECT = 1 << 13,
+    KARS_JSON_ARRAY = 1 << 14
+};
+
+/* Where a directive may stand. */
+enum {
+    KARS_AT_MAIN = 1 << 0,
+    KARS_AT_SERVER = 1 << 1,
+    KARS_AT_ROUTE = 1 << 2,
+    KARS_AT_UPSTREAM = 1 << 3,
+    KARS_AT_LISTEN = 1 << 4
+};
+
+/* What its value is, and the C type of the field that takes it. */
+enum {
+    KARS_T_STR = 1,       /* kars_str_t */
+    KARS_T_FLAG = 2,      /* int32_t: on 1, off 0 */
+    KARS_T_ENUM = 3,      /* int32_t: index into `values` */
+    KARS_T_LIST = 4,      /* kars_list_t: one or more words */
+    KARS_T_SIZE = 5,      /* uint64_t: 64k is 65,536 */
+    KARS_T_COUNT = 6,     /* uint64_t: 200k is 200,000 */
+    KARS_T_MSEC = 7,      /* uint64_t: 30s is 30,000 */
+    KARS_T_RATE = 8,      /* kars_rate_t: 100/60s */
+    KARS_T_PATH = 9,      /* kars_str_t: absolute, or beside the file */
+    KARS_T_HOSTPORT = 10, /* kars_hostport_t */
+    KARS_T_UPSTREAM = 11, /* kars_upstream_t *: the name of an upstream block */
+    KARS_T_ZONE = 12,     /* kars_zone_t *: the name of a zone */
+    KARS_T_SECRET = 13,   /* kars_secret_t *: file:PATH or env:NAME */
+    KARS_T_CUSTOM = 14    /* whatever `set` makes of it: an inner level
+                           * begins as a copy of the outer one */
+};
+
+/* Flags of a directive row. */
+enum {
+    KARS_D_BLOCK = 1 << 0,  /* takes a { block }: `set` reads it */
+    KARS_D_REPEAT = 1 << 1, /* may stand more than once; LIST and CUSTOM */
+    KARS_D_REQUIRED =
+        1 << 2,             /* of a keyed row: must stand when the name does */
+    KARS_D_PASSIVE = 1 << 3 /* does not make the module active on a route */
+};
+
+typedef struct kars_pool_s kars_pool_t;
+typedef struct kars_req_s kars_req_t;
+typedef struct kars_conn_s kars_conn_t;
+typedef struct kars_buf_s kars_buf_t;
+typedef struct kars_filter_s kars_filter_t;
+typedef struct kars_event_s kars_event_t; /* one SSE event */
+typedef struct kars_zone_s kars_zone_t;
+typedef struct kars_area_s kars_area_t;
+typedef struct kars_cycle_s kars_cycle_t;
+typedef struct kars_upstream_s kars_upstream_t;
+typedef struct kars_secret_s kars_secret_t;
+typedef struct kars_metric_s kars_metric_t;
+typedef struct kars_series_s kars_series_t;
+typedef struct kars_timer_s kars_timer_t;
+typedef struct kars_exchange_s kars_exchange_t; /* a streaming call */
+typedef struct kars_listener_s kars_listener_t;
+typedef struct kars_stream_s kars_stream_t; /* bytes of one's own protocol */
+typedef struct kars_ws_s kars_ws_t;         /* a WebSocket */
+typedef struct kars_snapshot_s kars_snapshot_t; /* of a watched file */
+typedef uint64_t kars_token_t; /* names a suspension; stale ones are harmless */
+
+/* Bytes with a length; not terminated. Borrowed unless the comment says so. */
+typedef struct {
+    const char *data;
+    size_t len;
+} kars_str_t;
+
+typedef struct {
+    kars_str_t *v;
+    size_t n;
+} kars_list_t;
+
+typedef struct {
+    uint64_t count;
+    uint64_t per_ms;
+} kars_rate_t;
+
+typedef struct {
+    kars_str_t host;
+    uint32_t port;
+} kars_hostport_t;
+
+#define KARS_STR(lit)   ((kars_str_t){ "" lit, sizeof(lit) - 1 })
+#define KARS_STR_ARG(s) (int) (s).len, (s).data
+#define KARS_NELTS(a)   (sizeof(a) / sizeof((a)[0]))
+/* Is this newer field there, in a struct that the other side filled? */
+#define KARS_HAS(p, fld) (offsetof(__typeof__(*(p)), fld) < (p)->size)
+
+typedef struct {
+    size_t size; /* of this struct, as the filler knew it */
+    char text[240];
+} kars_err_t;
+
+/* Who is at the other end of a connection. Filled by the router. */
+typedef struct {
+    size_t size;
+    uint32_t family; /* AF_INET, AF_INET6 or AF_UNIX */
+    uint32_t uid;    /* AF_UNIX: of the peer (SO_PEERCRED); else UINT32_MAX */
+    uint32_t pid;    /* likewise; else 0 */
+    uint16_t port;
+    uint16_t local_port;
+    uint8_t addr[16]; /* network order; 4 bytes are used for AF_INET */
+    uint8_t local_addr[16];
+    kars_str_t text;             /* "127.0.0.1:4242", "unix:" */
+    kars_str_t listener;         /* the address as the configuration wrote it */
+    kars_str_t listener_class;   /* of `listen … class=`, or empty */
+    kars_str_t tls_version;      /* "TLSv1.3"; empty without TLS */
+    kars_str_t tls_server_name;  /* SNI */
+    kars_str_t tls_peer_subject; /* of a verified client certificate */
+    kars_str_t tls_peer_sha256;  /* its digest, 32 bytes */
+    kars_list_t tls_peer_names;  /* its DNS and URI alternative names */
+} kars_peer_t;
+
+/* One header field to send. */
+typedef struct {
+    kars_str_t name;
+    kars_str_t value;
+} kars_header_t;
+
+/* One request to an upstream. Filled by the module; copied by the router. */
+typedef struct {
+    size_t size;
+    kars_upstream_t *upstream;
+    kars_str_t method;
+    kars_str_t path;
+    const kars_buf_t *body; /* of the held request, or NULL */
+    kars_str_t bytes;       /* the body, when `body` is NULL */
+    const kars_header_t *headers;
+    size_t nheaders;
+    uint32_t timeout_ms; /* for the whole call; 0: the upstream's own */
+    uint32_t max_body;   /* reply bytes to buffer; more is EMSGSIZE */
+} kars_call_t;
+
+/* Its outcome. Filled by the router, valid until the continuation returns. */
+typedef struct {
+    size_t size;
+    int32_t error; /* 0, or ETIMEDOUT, ECONNRESET, EMSGSIZE, EPROTO, ... */
+    int32_t status;
+    kars_str_t body;
+    kars_str_t content_type;
+    const void *handle; /* for kars_reply_header() */
+} kars_reply_t;
+
+/* A call whose reply is taken as it comes. Every function may be NULL. */
+typedef struct {
+    size_t size;
+    int (*head)(kars_exchange_t *x, const kars_reply_t *reply, void *data);
+    int (*body)(kars_exchange_t *x, kars_str_t bytes, void *data);
+    int (*event)(kars_exchange_t *x, const kars_event_t *ev, void *data);
+    void (*done)(kars_exchange_t *x, int error, void *data); /* once, always */
+} kars_exchange_handler_t;
+
+/*
+ * A refusal. Filled by the module; the router gives it the shape that the
+ * caller's API expects, and adds the module and the deciding file and line to
+ * log and audit. Zero fields get defaults.
+ */
+typedef struct {
+    size_t size;
+    int32_t status;          /* HTTP status */
+    uint32_t retry_after_ms; /* 0: no Retry-After */
+    kars_str_t code;         /* stable machine word: "budget_exceeded" */
+    kars_str_t type;         /* the API's error type; empty: from the code */
+    kars_str_t reason;       /* one line a person can act on; no secrets */
+    const void *rule;     /* the conf field that decided: its file and line */
+    kars_str_t rule_text; /* or, where a policy file decided, that place */
+    const kars_header_t
+        *members; /* further members of the error object: JSON */
+    size_t nmembers;
+} kars_denial_t;
+
+/* How the route's request goes on to an upstream. Zero fields: as it came. */
+typedef struct {
+    size_t size;
+    kars_upstream_t *upstream;
+    kars_str_t path; /* with query */
+    uint32_t timeout_ms;
+    /* Asked before the reply's head goes on; DONE: try again elsewhere, with
+     * what it wrote into *next. Not asked once bytes have gone to the client.
+     */
+    int (*retry)(kars_req_t *r, const kars_reply_t *reply, uint32_t attempt,
+                 kars_upstream_t **next, void *data);
+    void *data;
+} kars_pass_t;
+
+typedef int (*kars_hook_pt)(kars_req_t *r, const void *conf, void *ctx);
+typedef int (*kars_conn_hook_pt)(kars_conn_t *c, const void *conf,
+                                 void *conn_ctx);
+
+/* Continuations. They return what the suspended hook would have returned. */
+typedef int (*kars_reply_pt)(kars_req_t *r, const kars_reply_t *reply,
+                             const void *conf, void *ctx);
+typedef int (*kars_wake_pt)(kars_req_t *r, int error, const void *conf,
+                            void *ctx);
+typedef int (*kars_filter_reply_pt)(kars_filter_t *f, const kars_reply_t *reply,
+                                    const void *conf, void *ctx);
+typedef int (*kars_filter_wake_pt)(kars_filter_t *f, int error,
+                                   const void *conf, void *ctx);
+
+/* One directive as the operator wrote it. */
+typedef struct {
+    size_t size;
+    kars_pool_t *pool;      /* lives as long as the configuration */
+    const kars_str_t *argv; /* argv[0] is the name */
+    size_t argc;
+    const char *file;
+    uint32_t line;
+    uint32_t column;
+    const void *node; /* for kars_block_each() */
+} kars_setting_t;
+
+typedef int (*kars_set_pt)(const kars_setting_t *s, void *conf,
+                           kars_err_t *err);
+
+/*
+ * A row of the directive table. Rows of one name follow each other: those
+ * without `key` take the words in their order, those with one take `key=value`.
+ */
+typedef struct {
+    const char *name;
+    const char *key;
+    uint32_t at;        /* KARS_AT_* it may stand in */
+    uint32_t type;      /* KARS_T_* */
+    uint32_t flags;     /* KARS_D_* */
+    size_t offset;      /* of the field in the module's conf struct */
+    const char *dflt;   /* as an operator would write it; NULL: zero */
+    const char *values; /* ENUM: "low medium high" */
+    const char *doc;    /* one line, for `--directives` and the manual */
+    kars_set_pt set;    /* CUSTOM only */
+} kars_directive_t;
+
+/* The level whose merged values are being checked. */
+typedef struct {
+    size_t size;
+    kars_cycle_t *cycle;
+    kars_pool_t *pool;
+    uint32_t at;     /* KARS_AT_MAIN once, then KARS_AT_ROUTE for each route */
+    uint32_t active; /* one of the module's directives applies here */
+    kars_str_t route_methods; /* "GET,PUT" as written */
+    kars_str_t route_path;
+    kars_upstream_t *route_upstream; /* of `pass`, or NULL */
+} kars_place_t;
+
+typedef struct {
+    uint32_t phase; /* 0 ends the table */
+    kars_hook_pt run;
+    uint32_t flags;            /* KARS_NEEDS_BODY */
+    kars_conn_hook_pt connect; /* CONNECT: instead of run */
+} kars_hook_t;
+
+typedef struct {
+    uint32_t dir; /* KARS_REQUEST or KARS_RESPONSE; 0 ends the table */
+    int (*head)(kars_filter_t *f, const void *conf, void *ctx);
+    int (*body)(kars_filter_t *f, kars_buf_t *in, uint32_t flags,
+                const void *conf, void *ctx);
+    /* Of an event stream, instead of body: OK passes the event on as it is,
+     * DONE drops it; kars_event_replace() changes it. */
+    int (*event)(kars_filter_t *f, kars_event_t *ev, const void *conf,
+                 void *ctx);
+} kars_filter_def_t;
+
+/* A JSON member that the module wants to see as the bytes pass; no tree. */
+typedef struct {
+    uint32_t dir;     /* KARS_REQUEST or KARS_RESPONSE; 0 ends the table */
+    const char *path; /* "model", "messages[*].content" */
+    /* text: decoded UTF-8 in fragments, FIRST and LAST in flags, which name
+     * the type too; index: of the array element. For an object or array: one
+     * call at its opening, without text. ERROR refuses the document. */
+    int (*value)(kars_req_t *r, kars_str_t text, uint32_t index, uint32_t flags,
+                 const void *conf, void *ctx);
+} kars_json_watch_t;
+
+/* A function table offered to other modules, found by name and version. */
+typedef struct {
+    const char *name;   /* "audit.sink/1"; NULL ends the table */
+    const void *vtable; /* its first member is its size_t size */
+} kars_service_t;
+
+/* One that this module calls; the router fills *slot before any hook runs. */
+typedef struct {
+    const char *name; /* NULL ends the table */
+    const void **slot;
+    size_t min_size;
+    uint32_t optional; /* 0: a missing service is a load error */
+} kars_need_t;
+
+/* What the module asks of the operating system beyond the router's own. */
+enum { KARS_OS_READ = 1, KARS_OS_WRITE, KARS_OS_SYSCALL, KARS_OS_CONNECT };
+typedef struct {
+    uint32_t kind;      /* KARS_OS_*; 0 ends the table */
+    const char *what;   /* a path's directive, a syscall's name, "netlink" */
+    const char *reason; /* one line, shown at start */
+} kars_os_need_t;
+
+/* A command of the router's command line: `kars-router [-c FILE] NAME …`. */
+enum { KARS_CMD_NOCONF = 1 << 0 /* needs no configuration */ };
+typedef struct {
+    const char *name; /* NULL ends the table */
+    /* argv[0] is NAME; returns the exit code */
+    int (*run)(kars_cycle_t *cycle, int argc, char **argv);
+    const char *doc;
+    uint32_t flags;
+} kars_command_t;
+
+typedef struct kars_api_s kars_api_t;
+
+typedef struct {
+    /* The head: these first fields never move, in any major version. */
+    uint32_t magic;
+    uint16_t abi_major;
+    uint16_t abi_minor;
+    uint32_t size;           /* sizeof(kars_module_t) when it was built */
+    uint32_t api_size;       /* sizeof(kars_api_t) when it was built */
+    uint32_t directive_size; /* strides of the tables below */
+    uint32_t hook_size;
+    uint32_t filter_size;
+    uint32_t json_size;
+    uint32_t service_size;
+    uint32_t need_size;
+    uint32_t os_need_size;
+    uint32_t command_size;
+    const kars_api_t **api; /* the router stores its function table here */
+
+    const char *name;
+    const char *version;
+    uint32_t flags;  /* KARS_ALWAYS */
+    uint32_t unused; /* zero */
+    size_t conf_size;
+    size_t ctx_size;      /* per request, zeroed, in the request's pool */
+    size_t conn_ctx_size; /* per connection, zeroed */
+    const kars_directive_t *directives;
+    const kars_hook_t *hooks;
+    const kars_filter_def_t *filters;
+    const kars_json_watch_t *json;
+    const kars_service_t *provides;
+    const kars_need_t *needs;
+    const kars_os_need_t *os_needs;
+    const kars_command_t *commands;
+    const char *after;  /* modules that must be loaded earlier: "a b" */
+    const char *before; /* and those that must be loaded later */
+    /* After values are merged; may change conf. */
+    int (*check)(const kars_place_t *place, void *conf, kars_err_t *err);
+    int (*worker_start)(kars_cycle_t *cycle, kars_err_t *err);
+    void (*worker_stop)(kars_cycle_t *cycle);
+    /* A policy was published: may this long-lived request go on? OK or an
+     * own kars_deny(); see DECISIONS in docs/architecture.md. */
+    kars_hook_pt recheck;
+} kars_module_t;
+
+/* Kinds and shape of a metric; label values are given in the order of names. */
+enum { KARS_COUNTER = 1, KARS_GAUGE, KARS_HISTOGRAM };
+typedef struct {
+    size_t size;
+    const char *name;
+    const char *help;
+    uint32_t kind;
+    uint32_t max_series;   /* more label sets than this count as "other" */
+    const char *labels;    /* "sandbox model", or NULL */
+    const double *buckets; /* HISTOGRAM: upper bounds, ascending */
+    size_t nbuckets;
+} kars_metric_def_t;
+
+/* Bytes of a protocol of one's own: a listener hands each new one to accept. */
+typedef struct {
+    size_t size;
+    int (*accept)(kars_stream_t *s, const kars_peer_t *peer, void *data);
+    /* New bytes: take some with kars_stream_take(), the rest stays. */
+    int (*readable)(kars_stream_t *s, kars_str_t bytes, void *data);
+    int (*datagram)(kars_stream_t *s, const kars_peer_t *from, kars_str_t bytes,
+                    void *data);
+    void (*closed)(kars_stream_t *s, int error, void *data); /* once, always */
+} kars_stream_handler_t;
+
+typedef struct {
+    size_t size;
+    int (*open)(kars_ws_t *ws, void *data);
+    int (*frame)(kars_ws_t *ws, uint32_t opcode, kars_str_t payload,
+                 uint32_t flags, void *data); /* FIRST, LAST: of a message */
+    void (*room)(kars_ws_t *ws, void *data);  /* may write again */
+    void (*closed)(kars_ws_t *ws, int error, void *data);
+} kars_ws_handler_t;
+
+/* A file that the router watches: parse makes a value or refuses it. */
+typedef struct {
+    size_t size;
+    kars_str_t path; /* a file, or a folder whose files belong together */
+    kars_str_t kind; /* for policy-status: "EgressAllowlist" */
+    int (*parse)(kars_pool_t *pool, kars_str_t name, kars_str_t bytes,
+                 void **ret, kars_err_t *err);
+} kars_watch_t;
+
+/* How an upstream fares, for kars_upstream_each(). Times: Unix milliseconds. */
+typedef struct {
+    size_t size;
+    kars_str_t name;
+    uint32_t healthy;
+    uint32_t failure_streak;
+    uint64_t first_failure_at_ms; /* 0: none */
+    uint64_t last_success_at_ms;  /* 0: none */
+} kars_upstream_state_t;
+
+/*
+ * What a module may call. All of it on the worker's thread, except resume().
+ * A function that this release does not have yet is NULL: KARS_API_HAS().
+ */
+struct kars_api_s {
+    size_t size;
+    uint16_t abi_major;
+    uint16_t abi_minor;
+    uint32_t unused;
+
+    /* Memory. NULL when the pool's cap is reached: an ordinary day. */
+    void *(*palloc)(kars_pool_t *pool, size_t size);
+    void *(*pcalloc)(kars_pool_t *pool, size_t n, size_t size);
+    /* Zeroed memory whose release() runs when the pool goes. */
+    void *(*pown)(kars_pool_t *pool, size_t size, void (*release)(void *data));
+
+    /* Log and errors. err() fills *err (may be NULL) and returns ERROR. */
+    void (*log)(kars_req_t *r, uint32_t level, const char *fmt, ...)
+        __attribute__((format(printf, 3, 4)));
+    void (*cycle_log)(kars_cycle_t *cycle, uint32_t level, const char *fmt, ...)
+        __attribute__((format(printf, 3, 4)));
+    int (*err)(kars_err_t *err, int errnum, const char *fmt, ...)
+        __attribute__((format(printf, 3, 4)));
+
+    /* Configuration. parse() reads one word as KARS_T_*, into its C type. */
+    int (*parse)(const kars_setting_t *s, uint32_t type, kars_str_t in,
+                 void *ret, kars_err_t *err);
+    int (*block_each)(const kars_setting_t *s,
+                      int (*fn)(const kars_setting_t *child, void *data,
+                                kars_err_t *err),
+                      void *data, kars_err_t *err);
+    /* One's own, of the main level. self: KARS_SELF, filled in by the macro */
+    const void *(*cycle_conf)(kars_cycle_t *cycle, const kars_module_t *self);
+    kars_pool_t *(*cycle_pool)(kars_cycle_t *cycle);
+    kars_str_t (*cycle_sandbox)(kars_cycle_t *cycle);  /* `sandbox NAME;` */
+    kars_str_t (*secret)(const kars_secret_t *secret); /* never log it */
+    kars_str_t (*upstream_name)(const kars_upstream_t *upstream);
+    /* Does one of its servers have this host and port? */
+    int (*upstream_serves)(const kars_upstream_t *upstream, kars_hostport_t at);
+    void (*upstream_each)(kars_cycle_t *cycle,
+                          void (*fn)(const kars_upstream_state_t *s,
+                                     void *data),
+                          void *data);
+
+    /* The request. Strings live as long as it does. */
+    kars_pool_t *(*req_pool)(kars_req_t *r);
+    kars_cycle_t *(*req_cycle)(kars_req_t *r);
+    int (*req_peer)(kars_req_t *r, kars_peer_t *ret);
+    /* One's own: of the connection; conf and ctx for a service that another
+     * module calls, where no hook hands them over. */
+    void *(*req_conn_ctx)(kars_req_t *r, const kars_module_t *self);
+    const void *(*req_conf)(kars_req_t *r, const kars_module_t *self);
+    void *(*req_ctx)(kars_req_t *r, const kars_module_t *self); /* or NULL */
+    int (*conn_peer)(kars_conn_t *c, kars_peer_t *ret);
+    kars_cycle_t *(*conn_cycle)(kars_conn_t *c);
+    kars_str_t (*req_method)(kars_req_t *r);
+    kars_str_t (*req_path)(kars_req_t *r);  /* decoded once, no query */
+    kars_str_t (*req_query)(kars_req_t *r); /* raw, without "?" */
+    kars_str_t (*req_route)(kars_req_t *r); /* its pattern; "-" before one */
+    kars_str_t (*req_segment)(kars_req_t *r, kars_str_t name); /* of {name} */
+    kars_str_t (*req_class)(kars_req_t *r);     /* empty before a grant */
+    kars_str_t (*req_principal)(kars_req_t *r); /* likewise */
+    /* dir: KARS_REQUEST (what came, and what goes upstream) or RESPONSE.
+     * Names compare without case. set replaces all of that name; an empty
+     * value (data NULL) removes. Changes after the head left are ERROR. */
+    kars_str_t (*header)(kars_req_t *r, uint32_t dir, kars_str_t name);
+    int (*header_set)(kars_req_t *r, uint32_t dir, kars_str_t name,
+                      kars_str_t value);
+    int (*header_add)(kars_req_t *r, uint32_t dir, kars_str_t name,
+                      kars_str_t value);
+    /* Calls fn for each; fn returns KARS_DECLINED to remove that one. */
+    int (*header_each)(kars_req_t *r, uint32_t dir,
+                       int (*fn)(kars_str_t name, kars_str_t value, void *data),
+                       void *data);
+    /* Facts about the request by name: the router's (docs/modules.md lists
+     * them) and what modules set; logs and audit read them. */
+    kars_str_t (*req_var)(kars_req_t *r, kars_str_t name);
+    int (*var_set)(kars_req_t *r, kars_str_t name, kars_str_t value);
+    int64_t (*req_number)(kars_req_t *r, kars_str_t name); /* 0: absent */
+    int (*number_set)(kars_req_t *r, kars_str_t name, int64_t value);
+    const kars_buf_t *(*req_body)(kars_req_t *r); /* the held chain */
+    uint64_t (*req_body_size)(kars_req_t *r);
+    /* Writes a member of the held JSON body; `json` is a JSON text. What is
+     * there is replaced, what is not is added. Its watchers see the new value;
+     * from ADMIT on, ADMIT runs again. The path must be watched by someone. */
+    int (*json_set)(kars_req_t *r, kars_str_t path, kars_str_t json);
+    int (*rewrite_path)(kars_req_t *r, kars_str_t path); /* back to ACCESS */
+
+    /* Decisions and answers. */
+    int (*grant)(kars_req_t *r, kars_str_t klass, kars_str_t principal);
+    int (*conn_grant)(kars_conn_t *c, kars_str_t klass, kars_str_t principal);
+    int (*deny)(kars_req_t *r, const kars_denial_t *denial); /* DONE, ERROR */
+    int (*respond)(kars_req_t *r, int status, kars_str_t content_type,
+                   kars_str_t body); /* DONE, ERROR; the bytes are copied */
+    int (*pass)(kars_req_t *r, const kars_pass_t *pass); /* DONE, ERROR */
+    /* The reply that an upstream is about to give is replaced by a denial:
+     * from a response filter, before the head has left. */
+    int (*filter_deny)(kars_filter_t *f, const kars_denial_t *denial);
+
+    /* Waiting. */
+    int (*call)(kars_req_t *r, const kars_call_t *call, kars_reply_pt fn);
+    kars_token_t (*suspend)(kars_req_t *r, uint32_t timeout_ms,
+                            kars_wake_pt fn);
+    int (*resume)(kars_token_t token, int error); /* any thread */
+    int (*offload)(kars_req_t *r, void (*work)(void *ctx), kars_wake_pt fn);
+    /* Without a request: owned by the worker. */
+    kars_timer_t *(*timer)(kars_cycle_t *cycle, uint32_t after_ms,
+                           void (*fn)(kars_cycle_t *cycle, void *data),
+                           void *data); /* once; freed after fn or by cancel */
+    void (*timer_cancel)(kars_timer_t *timer);
+    /* work runs on a thread, done on the loop: 0, or the error */
+    int (*task)(kars_cycle_t *cycle, int (*work)(void *data),
+                void (*done)(kars_cycle_t *cycle, int error, void *data),
+                void *data);
+    /* fn runs once, at the end of this loop turn, before output is written */
+    int (*turn_end)(kars_cycle_t *cycle,
+                    void (*fn)(kars_cycle_t *cycle, void *data), void *data);
+    uint64_t (*now_ms)(kars_cycle_t *cycle);  /* monotonic */
+    uint64_t (*wall_ms)(kars_cycle_t *cycle); /* Unix time */
+
+    /* Buffers and filters. */
+    kars_str_t (*buf_str)(const kars_buf_t *b);
+    kars_buf_t *(*buf_next)(const kars_buf_t *b);
+    kars_buf_t *(*buf_copy)(kars_req_t *r, kars_str_t bytes);
+    kars_req_t *(*filter_req)(kars_filter_t *f);
+    int (*filter_next)(kars_filter_t *f, kars_buf_t *in, uint32_t flags);
+    int (*filter_hold)(kars_filter_t *f, kars_buf_t *in);
+    const kars_buf_t *(*filter_held)(kars_filter_t *f);
+    int (*filter_release)(kars_filter_t *f, uint32_t flags);
+    kars_token_t (*filter_suspend)(kars_filter_t *f, uint32_t timeout_ms,
+                                   kars_filter_wake_pt fn);
+
+    /* State shared by workers that survives reloads: a named area of the
+     * zone. NULL when it does not fit. lock: OK, or DONE when its last holder
+     * died inside (repair, then go on). */
+    kars_area_t *(*area)(kars_cycle_t *cycle, kars_str_t name, size_t size,
+                         uint32_t version, kars_err_t *err);
+    void *(*area_data)(kars_area_t *area); /* zeroed when new */
+    int (*area_lock)(kars_area_t *area);
+    void (*area_unlock)(kars_area_t *area);
+    /* A number that no other worker of this router ever had, and whether the
+     * worker with that number still runs. */
+    uint64_t (*worker_id)(kars_cycle_t *cycle);
+    int (*worker_alive)(kars_cycle_t *cycle, uint64_t id);
+
+    /* Metrics. NULL series are harmless. */
+    kars_metric_t *(*metric)(kars_cycle_t *cycle, const kars_metric_def_t *def);
+    kars_series_t *(*series)(kars_metric_t *metric, const kars_str_t *labels);
+    void (*series_add)(kars_series_t *series, double value); /* or observe */
+    void (*series_set)(kars_series_t *series, double value);
+    kars_str_t (*metrics_text)(kars_req_t *r); /* Prometheus 0.0.4 */
+
+    /* Answers that grow. room: OK while more is welcome, else AGAIN and fn
+     * runs when it is. */
+    int (*answer_start)(kars_req_t *r, int status, kars_str_t content_type);
+    int (*answer_write)(kars_req_t *r, kars_str_t bytes, uint32_t flags);
+    int (*answer_room)(kars_req_t *r, kars_wake_pt fn);
+    int (*answer_end)(kars_req_t *r);
+
+    /* Calls beside the request: several at once, streaming, or with none. */
+    kars_exchange_t *(*exchange)(kars_cycle_t *cycle, const kars_call_t *call,
+                                 const kars_exchange_handler_t *handler,
+                                 void *data);
+    void (*exchange_pause)(kars_exchange_t *x, int on);
+    void (*exchange_cancel)(kars_exchange_t *x);
+    kars_str_t (*reply_header)(const kars_reply_t *reply, kars_str_t name);
+    int (*filter_call)(kars_filter_t *f, const kars_call_t *call,
+                       kars_filter_reply_pt fn);
+    /* Reference-counted; decided by egress.decision/1 before it is used. */
+    kars_upstream_t *(*upstream_from_url)(kars_cycle_t *cycle, kars_str_t url,
+                                          kars_err_t *err);
+    void (*upstream_unref)(kars_upstream_t *upstream);
+
+    /* Events of a stream. */
+    kars_str_t (*event_name)(const kars_event_t *ev);
+    kars_str_t (*event_data)(const kars_event_t *ev);
+    int (*event_replace)(kars_event_t *ev, kars_str_t name, kars_str_t data);
+
+    /* Listeners, tunnels and WebSockets of one's own. */
+    int (*listen)(kars_cycle_t *cycle, kars_str_t address, uint32_t datagram,
+                  const kars_stream_handler_t *handler, void *data,
+                  kars_err_t *err);
+    int (*stream_take)(kars_stream_t *s, size_t n); /* n bytes are consumed */
+    int (*stream_write)(kars_stream_t *s, kars_str_t bytes); /* AGAIN: full */
+    int (*stream_reply)(kars_stream_t *s, const kars_peer_t *to,
+                        kars_str_t bytes);
+    /* Joins to an upstream by splice(2); what was not taken goes first. */
+    int (*stream_tunnel)(kars_stream_t *s, kars_upstream_t *to);
+    /* A record and a decision for it: the pseudo-request of a tunnel. */
+    kars_req_t *(*stream_req)(kars_stream_t *s);
+    void (*stream_close)(kars_stream_t *s, int error);
+    kars_ws_t *(*ws_accept)(kars_req_t *r, const kars_ws_handler_t *handler,
+                            void *data);
+    int (*ws_write)(kars_ws_t *ws, uint32_t opcode, kars_str_t payload);
+    void (*ws_close)(kars_ws_t *ws, uint32_t code, kars_str_t reason);
+
+    /* Watched files: the snapshot that this request started with. */
+    int (*watch)(kars_cycle_t *cycle, const kars_watch_t *watch,
+                 kars_snapshot_t **ret, kars_err_t *err);
+    const void *(*snapshot)(kars_req_t *r, const kars_snapshot_t *s);
+    const void *(*snapshot_now)(const kars_snapshot_t *s);
+    /* JSON paths that come from configuration: at check time. */
+    int (*json_watch)(const kars_place_t *place, const kars_json_watch_t *row);
+    /* One key, one value, kept by the worker that owns the session; others
+     * reach the owner over an internal socket. */
+    int (*owner_claim)(kars_cycle_t *cycle, kars_str_t key, uint32_t lease_ms);
+    int (*owner_send)(kars_cycle_t *cycle, kars_str_t key, kars_str_t message);
+    int (*owner_receive)(kars_cycle_t *cycle,
+                         int (*fn)(kars_cycle_t *cycle, kars_str_t key,
+                                   kars_str_t message, void *data),
+                         void *data);
+};
+
+#ifndef KARS_CORE
+extern const kars_api_t *kars_api __attribute__((visibility("hidden")));
+/* How a module names itself. Built in, its build says which it is. */
+#ifdef KARS_BUILTIN /* the module's id: -DKARS_BUILTIN=id */
+#define KARS_SELF_NAME_(id) kars_module_##id
+#define KARS_SELF_NAME(id)  KARS_SELF_NAME_(id)
+extern const kars_module_t KARS_SELF_NAME(KARS_BUILTIN);
+#define KARS_SELF &KARS_SELF_NAME(KARS_BUILTIN)
+#else
+extern const kars_module_t kars_module;
+#define KARS_SELF &kars_module
+#endif
+/* Is this function there, in the release that loaded us? */
+#define KARS_API_HAS(fn)       (KARS_HAS(kars_api, fn) && kars_api->fn != NULL)
+#define kars_palloc            kars_api->palloc
+#define kars_pcalloc           kars_api->pcalloc
+#define kars_pown              kars_api->pown
+#define kars_log               kars_api->log
+#define kars_cycle_log         kars_api->cycle_log
+#define kars_err               kars_api->err
+#define kars_parse             kars_api->parse
+#define kars_block_each        kars_api->block_each
+#define kars_cycle_conf(cycle) kars_api->cycle_conf(cycle, KARS_SELF)
+#define kars_cycle_pool        kars_api->cycle_pool
+#define kars_cycle_sandbox     kars_api->cycle_sandbox
+#define kars_secret            kars_api->secret
+#define kars_upstream_name     kars_api->upstream_name
+#define kars_upstream_serves   kars_api->upstream_serves
+#define kars_upstream_each     kars_api->upstream_each
+#define kars_req_pool          kars_api->req_pool
+#define kars_req_cycle         kars_api->req_cycle
+#define kars_req_peer          kars_api->req_peer
+#define kars_req_conn_ctx(r)   kars_api->req_conn_ctx(r, KARS_SELF)
+#define kars_req_conf(r)       kars_api->req_conf(r, KARS_SELF)
+#define kars_req_ctx(r)        kars_api->req_ctx(r, KARS_SELF)
+#define kars_conn_peer         kars_api->conn_peer
+#define kars_conn_cycle        kars_api->conn_cycle
+#define kars_req_method        kars_api->req_method
+#define kars_req_path          kars_api->req_path
+#define kars_req_query         kars_api->req_query
+#define kars_req_route         kars_api->req_route
+#define kars_req_segment       kars_api->req_segment
+#define kars_req_class         kars_api->req_class
+#define kars_req_principal     kars_api->req_principal
+#define kars_header            kars_api->header
+#define kars_header_set        kars_api->header_set
+#define kars_header_add        kars_api->header_add
+#define kars_header_each       kars_api->header_each
+#define kars_req_var           kars_api->req_var
+#define kars_var_set           kars_api->var_set
+#define kars_req_number        kars_api->req_number
+#define kars_number_set        kars_api->number_set
+#define kars_req_body          kars_api->req_body
+#define kars_req_body_size     kars_api->req_body_size
+#define kars_json_set          kars_api->json_set
+#define kars_rewrite_path      kars_api->rewrite_path
+#define kars_grant             kars_api->grant
+#define kars_conn_grant        kars_api->conn_grant
+#define kars_deny              kars_api->deny
+#define kars_respond           kars_api->respond
+#define kars_pass              kars_api->pass
+#define kars_filter_deny       kars_api->filter_deny
+#define kars_call              kars_api->call
+#define kars_suspend           kars_api->suspend
+#define kars_resume            kars_api->resume
+#define kars_offload           kars_api->offload
+#define kars_timer             kars_api->timer
+#define kars_timer_cancel      kars_api->timer_cancel
+#define kars_task              kars_api->task
+#define kars_turn_end          kars_api->turn_end
+#define kars_now_ms            kars_api->now_ms
+#define kars_wall_ms           kars_api->wall_ms
+#define kars_buf_str           kars_api->buf_str
+#define kars_buf_next          kars_api->buf_next
+#define kars_buf_copy          kars_api->buf_copy
+#define kars_filter_req        kars_api->filter_req
+#define kars_filter_next       kars_api->filter_next
+#define kars_filter_hold       kars_api->filter_hold
+#define kars_filter_held       kars_api->filter_held
+#define kars_filter_release    kars_api->filter_release
+#define kars_filter_suspend    kars_api->filter_suspend
+#define kars_area              kars_api->area
+#define kars_area_data         kars_api->area_data
+#define kars_area_lock         kars_api->area_lock
+#define kars_area_unlock       kars_api->area_unlock
+#define kars_worker_id         kars_api->worker_id
+#define kars_worker_alive      kars_api->worker_alive
+#define kars_metric            kars_api->metric
+#define kars_series            kars_api->series
+#define kars_series_add        kars_api->series_add
+#define kars_series_set        kars_api->series_set
+#define kars_metrics_text      kars_api->metrics_text
+#define kars_answer_start      kars_api->answer_start
+#define kars_answer_write      kars_api->answer_write
+#define kars_answer_room       kars_api->answer_room
+#define kars_answer_end        kars_api->answer_end
+#define kars_exchange          kars_api->exchange
+#define kars_exchange_pause    kars_api->exchange_pause
+#define kars_exchange_cancel   kars_api->exchange_cancel
+#define kars_reply_header      kars_api->reply_header
+#define kars_filter_call       kars_api->filter_call
+#define kars_upstream_from_url kars_api->upstream_from_url
+#define kars_upstream_unref    kars_api->upstream_unref
+#define kars_event_name        kars_api->event_name
+#define kars_event_data        kars_api->event_data
+#define kars_event_replace     kars_api->event_replace
+#define kars_listen            kars_api->listen
+#define kars_stream_take       kars_api->stream_take
+#define kars_stream_write      kars_api->stream_write
+#define kars_stream_reply      kars_api->stream_reply
+#define kars_stream_tunnel     kars_api->stream_tunnel
+#define kars_stream_req        kars_api->stream_req
+#define kars_stream_close      kars_api->stream_close
+#define kars_ws_accept         kars_api->ws_accept
+#define kars_ws_write          kars_api->ws_write
+#define kars_ws_close          kars_api->ws_close
+#define kars_watch             kars_api->watch
+#define kars_snapshot          kars_api->snapshot
+#define kars_snapshot_now      kars_api->snapshot_now
+#define kars_json_watch        kars_api->json_watch
+#define kars_owner_claim       kars_api->owner_claim
+#define kars_owner_send        kars_api->owner_send
+#define kars_owner_receive     kars_api->owner_receive
+#endif
+
+static inline int
+kars_str_eq(kars_str_t a, kars_str_t b)
+{
+    return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
+}
+
+static inline int
+kars_str_starts(kars_str_t s, kars_str_t prefix)
+{
+    return s.len >= prefix.len &&
+           (prefix.len == 0 || memcmp(s.data, prefix.data, prefix.len) == 0);
+}
+
+#ifndef KARS_CORE
+/* The short form of kars_deny(). */
+static inline int
+kars_reject(kars_req_t *r, int status, kars_str_t code, kars_str_t reason)
+{
+    kars_denial_t denial;
+
+    memset(&denial, 0, sizeof(denial));
+    denial.size = sizeof(denial);
+    denial.status = status;
+    denial.code = code;
+    denial.reason = reason;
+    return kars_deny(r, &denial);
+}
+#endif
+
+#define kars_pnew(pool, type)     ((type *) kars_pcalloc(pool, 1, sizeof(type)))
+#define kars_pnewn(pool, type, n) ((type *) kars_pcalloc(pool, n, sizeof(type)))
+
+/* Opens a module definition. Built in: one symbol per module name. */
+#ifdef __cplusplus
+#define KARS_EXTERN extern "C"
+#else
+#define KARS_EXTERN extern
+#endif
+
+/* The extern declaration keeps C++ from giving the constant internal linkage.
+ */
+#ifdef KARS_BUILTIN
+#define KARS_MODULE(id)                               \
+    KARS_EXTERN const kars_module_t kars_module_##id; \
+    const kars_module_t kars_module_##id
+#else
+#define KARS_MODULE(id)                                \
+    const kars_api_t *kars_api;                        \
+    KARS_EXTERN __attribute__((visibility("default"))) \
+    const kars_module_t kars_module;                   \
+    const kars_module_t kars_module
+#endif
+
+#define KARS_MODULE_HEAD                                                      \
+    .magic = KARS_MODULE_MAGIC, .abi_major = KARS_ABI_MAJOR,                  \
+    .abi_minor = KARS_ABI_MINOR, .size = sizeof(kars_module_t),               \
+    .api_size = sizeof(kars_api_t),                                           \
+    .directive_size = sizeof(kars_directive_t),                               \
+    .hook_size = sizeof(kars_hook_t),                                         \
+    .filter_size = sizeof(kars_filter_def_t),                                 \
+    .json_size = sizeof(kars_json_watch_t),                                   \
+    .service_size = sizeof(kars_service_t), .need_size = sizeof(kars_need_t), \
+    .os_need_size = sizeof(kars_os_need_t),                                   \
+    .command_size = sizeof(kars_command_t), .api = &kars_api
+
+/*
+ * The standard services. A module that provides one of these can take the
+ * place of ours. Every vtable begins with its size.
+ */
+
+/* "audit.sink/1": the tamper-evident log. */
+typedef struct {
+    size_t size;
+    /* A record beside the request's own (r may be NULL): "trust_update:x",
+     * "success". Written with the next group. */
+    int (*emit)(kars_cycle_t *cycle, kars_req_t *r, kars_str_t agent_id,
+                kars_str_t action, kars_str_t decision);
+    int (*healthy)(kars_cycle_t *cycle); /* 1: records can be written */
+} kars_audit_sink_t;
+
+/* "signing/1": Ed25519 with the router's own key. */
+typedef struct {
+    size_t size;
+    int (*sign)(kars_str_t bytes, unsigned char ret_sig[64]);
+    int (*public_key)(unsigned char ret_key[32]);
+    int (*verify)(const unsigned char key[32], kars_str_t bytes,
+                  const unsigned char sig[64]); /* OK, or ERROR */
+} kars_signing_t;
+
+/* "budget.ledger/1": what a sandbox used and may still use, in tokens. */
+typedef struct {
+    size_t size;
+    int (*usage)(kars_cycle_t *cycle, kars_str_t sandbox, uint64_t *ret_day,
+                 uint64_t *ret_month);
+    /* More that this request used, learnt outside its usage member. */
+    int (*charge)(kars_req_t *r, uint64_t tokens);
+} kars_budget_ledger_t;
+
+/* "policy.decision/1": may this happen? AGAIN: fn runs with the verdict. */
+typedef struct {
+    size_t size;
+    kars_str_t subject;
+    kars_str_t action;  /* "tool:http_fetch" */
+    kars_str_t context; /* a JSON object, or empty */
+} kars_question_t;
+
+enum { KARS_ALLOW = 1, KARS_DENY, KARS_NEEDS_APPROVAL, KARS_RATE_LIMITED };
+typedef struct {
+    size_t size;
+    uint32_t decision;
+    uint32_t retry_after_ms;
+    kars_str_t rule; /* file:line of the policy */
+    kars_str_t reason;
+} kars_verdict_t;
+
+typedef struct {
+    size_t size;
+    int (*decide)(kars_req_t *r, const kars_question_t *question,
+                  kars_verdict_t *ret,
+                  int (*fn)(kars_req_t *r, const kars_verdict_t *verdict,
+                            const void *conf, void *ctx));
+} kars_policy_t;
+
+/* "egress.decision/1": may this host and port be reached? */
+typedef struct {
+    size_t size;
+    int (*decide)(kars_req_t *r, kars_hostport_t to, kars_verdict_t *ret);
+} kars_egress_t;
+
+/* "credential.provider/1": a bearer for a scope; AGAIN: fn runs later. */
+typedef struct {
+    size_t size;
+    int (*token)(kars_req_t *r, kars_str_t scope, kars_str_t *ret,
+                 kars_wake_pt fn);
+} kars_credential_t;
+
+/* "trust.store/1": scores 0..1000. */
+typedef struct {
+    size_t size;
+    int (*get)(kars_cycle_t *cycle, kars_str_t id, uint32_t *ret);
+    int (*adjust)(kars_cycle_t *cycle, kars_str_t id, int32_t by,
+                  kars_str_t why);
+} kars_trust_t;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

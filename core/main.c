@@ -1,0 +1,165 @@
+/* main.c - kars-router: arguments, and what to do with them. */
+#include "kars_config.h"
+#include "proc/cycle.h"
+#include "proc/master.h"
+#include "proc/module.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+static const char main_usage[] =
+    "usage: kars-router [-c FILE]           serve\n"
+    "       kars-router [-c FILE] -t        check the configuration\n"
+    "       kars-router [-c FILE] NAME …    run a module's command, such as\n"
+    "                                       `audit verify` or `signing "
+    "keygen`\n"
+    "       kars-router -V                  version and build\n"
+    "\n"
+    "  -c FILE   the configuration (" KARS_CONF_PATH ")\n"
+    "signals: HUP load the configuration again, QUIT finish open requests and\n"
+    "stop, TERM and INT stop\n";
+
+static int
+main_check(const char *conf)
+{
+    kars_err_t err = KARS_ERR_INIT;
+    kars_cycle_t *c = kars__cycle_load(conf, KARS__CYCLE_CHECK, -1, &err);
+
+    if (c == NULL) {
+        (void) fprintf(stderr, "kars-router: %s\n", err.text);
+        return 1;
+    }
+    (void) printf("kars-router: the configuration %s is good\n", conf);
+    kars__cycle_destroy(c);
+    return 0;
+}
+
+static const kars_command_t *
+main_find_command(const kars_cycle_t *c, const char *name,
+                  const kars__mod_t **ret_mod)
+{
+    for (size_t i = 0; i < c->nmods; i++) {
+        const kars_command_t *cmd = c->mods[i]->def.commands;
+
+        for (; cmd != NULL && cmd->name != NULL; cmd++) {
+            if (strcmp(cmd->name, name) == 0) {
+                *ret_mod = c->mods[i];
+                return cmd;
+            }
+        }
+    }
+    return NULL;
+}
+
+static int
+main_run_command(kars_cycle_t *c, const kars_command_t *cmd,
+                 const kars__mod_t *mod, int argc, char **argv)
+{
+    kars__mod_now = c->mods[mod->index];
+    int code = cmd->run(c, argc, argv);
+    kars__mod_now = NULL;
+
+    kars__cycle_destroy(c);
+    return code;
+}
+
+/* A module that is named like its command and needs no configuration. */
+static int
+main_bare_command(int argc, char **argv, int *ret_code)
+{
+    kars_err_t err = KARS_ERR_INIT;
+    kars_cycle_t *c = kars__cycle_bare(&err);
+    const kars__mod_t *mod;
+
+    if (c == NULL ||
+        kars__cycle_add_module(c, kars__module_dir(), kars__strz(argv[0]),
+                               &err) != KARS_OK) {
+        if (c != NULL) {
+            kars__cycle_destroy(c);
+        }
+        return KARS_ERROR;
+    }
+
+    const kars_command_t *cmd = main_find_command(c, argv[0], &mod);
+
+    if (cmd == NULL || !(cmd->flags & KARS_CMD_NOCONF)) {
+        kars__cycle_destroy(c);
+        return KARS_ERROR;
+    }
+    *ret_code = main_run_command(c, cmd, mod, argc, argv);
+    return KARS_OK;
+}
+
+static int
+main_command(const char *conf, int argc, char **argv)
+{
+    kars_err_t err = KARS_ERR_INIT;
+    const kars__mod_t *mod;
+    int code;
+
+    if (strchr(argv[0], '/') != NULL) {
+        (void) fprintf(stderr, "kars-router: \"%s\" is no command\n", argv[0]);
+        return 2;
+    }
+    if (main_bare_command(argc, argv, &code) == KARS_OK) {
+        return code;
+    }
+
+    kars_cycle_t *c = kars__cycle_load(conf, KARS__CYCLE_COMMAND, -1, &err);
+
+    if (c == NULL) {
+        (void) fprintf(stderr, "kars-router: %s: %s\n", argv[0], err.text);
+        return 2;
+    }
+
+    const kars_command_t *cmd = main_find_command(c, argv[0], &mod);
+
+    if (cmd == NULL) {
+        (void) fprintf(stderr,
+                       "kars-router: no module of %s has a command \"%s\"\n",
+                       conf, argv[0]);
+        kars__cycle_destroy(c);
+        return 2;
+    }
+    return main_run_command(c, cmd, mod, argc, argv);
+}
+
+static int
+main_version(void)
+{
+    (void) printf("kars-router %s\nmodule ABI %d.%d\nmodules %s\n",
+                  KARS_VERSION, KARS_ABI_MAJOR, KARS_ABI_MINOR,
+                  kars__module_dir());
+    return 0;
+}
+
+int
+main(int argc, char **argv)
+{
+    const char *conf = KARS_CONF_PATH;
+    int check = 0, opt;
+
+    while ((opt = getopt(argc, argv, "+c:tVh")) != -1) {
+        switch (opt) {
+        case 'c':
+            conf = optarg;
+            break;
+        case 't':
+            check = 1;
+            break;
+        case 'V':
+            return main_version();
+        case 'h':
+            (void) fputs(main_usage, stdout);
+            return 0;
+        default:
+            (void) fputs(main_usage, stderr);
+            return 2;
+        }
+    }
+    if (check) {
+        return main_check(conf);
+    }
+    return optind < argc ? main_command(conf, argc - optind, argv + optind)
+                         : kars__master_run(conf);
+}

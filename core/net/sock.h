@@ -1,0 +1,72 @@
+/*
+ * sock.h - a stream of bytes to a peer: non-blocking reads and gathered
+ * writes. What carries them (a socket, a pair of memory queues in tests) is
+ * behind a table of operations.
+ */
+#ifndef KARS_NET_SOCK_H
+#define KARS_NET_SOCK_H
+
+#include "base/buf.h"
+#include "event/reactor.h"
+#include "event/resolve.h"
+
+typedef struct kars__sock_s kars__sock_t;
+
+/* Like recv(2) and writev(2): -1 and errno, EAGAIN when it would block. */
+typedef struct {
+    ssize_t (*recv)(kars__sock_t *s, void *p, size_t n);
+    ssize_t (*sendv)(kars__sock_t *s, const kars_buf_t *chain);
+    void (*want)(kars__sock_t *s, uint32_t events);
+    void (*close)(kars__sock_t *s);
+    void (*shut)(kars__sock_t *s); /* no more will be sent */
+} kars__sock_ops_t;
+
+struct kars__sock_s {
+    kars__io_t io; /* first: io events find the sock */
+    const kars__sock_ops_t *ops;
+    void (*ready)(kars__sock_t *s, uint32_t events);
+    void *mem; /* of the memory operations */
+    uint32_t wanted;
+    int fd; /* -1: closed, or memory */
+};
+
+/* Takes over a connected, non-blocking fd. */
+void kars__sock_open(kars__sock_t *s, kars__loop_t *loop, int fd,
+                     void (*ready)(kars__sock_t *s, uint32_t events));
+
+/* Starts a connection: the fd, or -1 and errno. Writable means decided:
+ * kars__sock_connected() gives 0 or the errno. */
+int kars__sock_connect(const kars__addr_t *to);
+int kars__sock_connected(kars__sock_t *s);
+
+/* Is the peer of an idle connection still there, silent? */
+int kars__sock_idle_ok(const kars__sock_t *s);
+
+static inline ssize_t
+kars__sock_recv(kars__sock_t *s, void *p, size_t n)
+{
+    return s->ops->recv(s, p, n);
+}
+
+static inline ssize_t
+kars__sock_sendv(kars__sock_t *s, const kars_buf_t *chain)
+{
+    return s->ops->sendv(s, chain);
+}
+
+static inline void
+kars__sock_want(kars__sock_t *s, uint32_t events)
+{
+    if (s->wanted != events) {
+        s->wanted = events;
+        s->ops->want(s, events);
+    }
+}
+
+static inline void
+kars__sock_close(kars__sock_t *s)
+{
+    s->ops->close(s);
+}
+
+#endif

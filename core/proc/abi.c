@@ -1,0 +1,686 @@
+/* abi.c - the function table of kars_module.h over the core's own functions.
+ * What this release does not have is NULL (KARS_API_HAS). */
+#include "http/answer.h"
+#include "http/http1.h"
+#include "http/upstream.h"
+#include "proc/module.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+const kars__dresolve_t *kars__abi_resolve;
+
+/* The module that names itself with this constant. */
+static const kars__mod_t *
+abi_mod(const kars_cycle_t *c, const kars_module_t *self)
+{
+    for (size_t i = 0; i < c->nmods; i++) {
+        if (c->mods[i]->self == self) {
+            return c->mods[i];
+        }
+    }
+    return NULL;
+}
+
+/* Log. */
+
+static void __attribute__((format(printf, 3, 4)))
+abi_log(kars_req_t *r, uint32_t level, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    kars__vlog(level, r->trace, fmt, ap);
+    va_end(ap);
+}
+
+static void __attribute__((format(printf, 3, 4)))
+abi_cycle_log(kars_cycle_t *c, uint32_t level, const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    kars__vlog(level, (kars_str_t){ NULL, 0 }, fmt, ap);
+    va_end(ap);
+}
+
+/* Configuration. */
+
+static int
+abi_parse(const kars_setting_t *s, uint32_t type, kars_str_t in, void *ret,
+          kars_err_t *err)
+{
+    return kars__directive_parse(type, in, NULL, ret, s->pool, s->file,
+                                 kars__abi_resolve, err);
+}
+
+static const void *
+abi_cycle_conf(kars_cycle_t *c, const kars_module_t *self)
+{
+    const kars__mod_t *m = abi_mod(c, self);
+
+    return m != NULL ? m->main_conf : NULL;
+}
+
+static kars_pool_t *
+abi_cycle_pool(kars_cycle_t *c)
+{
+    return c->pool;
+}
+
+static kars_str_t
+abi_cycle_sandbox(kars_cycle_t *c)
+{
+    return c->sandbox;
+}
+
+static kars_str_t
+abi_upstream_name(const kars_upstream_t *u)
+{
+    return u->name;
+}
+
+static int
+abi_upstream_serves(const kars_upstream_t *u, kars_hostport_t at)
+{
+    for (size_t i = 0; i < u->nservers; i++) {
+        if (u->servers[i].at.port == at.port &&
+            kars__str_ieq(u->servers[i].at.host, at.host)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static void
+abi_upstream_each(kars_cycle_t *c,
+                  void (*fn)(const kars_upstream_state_t *s, void *data),
+                  void *data)
+{
+    for (const kars_upstream_t *u = c->upstreams; u != NULL; u = u->next) {
+        kars_upstream_state_t s = {
+            .size = sizeof(s),
+            .name = u->name,
+            .healthy = (uint32_t) kars__upstream_healthy(c, u),
+            .failure_streak = u->failure_streak,
+            .first_failure_at_ms = u->first_failure_wall_ms,
+            .last_success_at_ms = u->last_success_wall_ms,
+        };
+
+        fn(&s, data);
+    }
+}
+
+/* The request. */
+
+static kars_pool_t *
+abi_req_pool(kars_req_t *r)
+{
+    return r->pool;
+}
+
+static kars_cycle_t *
+abi_req_cycle(kars_req_t *r)
+{
+    return r->cycle;
+}
+
+static int
+abi_req_peer(kars_req_t *r, kars_peer_t *ret)
+{
+    return r->conn != NULL ? kars__conn_peer(r->conn, ret) : KARS_ERROR;
+}
+
+static void *
+abi_req_conn_ctx(kars_req_t *r, const kars_module_t *self)
+{
+    const kars__mod_t *m = abi_mod(r->cycle, self);
+
+    return m != NULL && r->conn != NULL ? kars__conn_ctx(r->conn, m) : NULL;
+}
+
+static const void *
+abi_req_conf(kars_req_t *r, const kars_module_t *self)
+{
+    const kars__mod_t *m = abi_mod(r->cycle, self);
+
+    return m != NULL ? kars__req_conf(r, m->index) : NULL;
+}
+
+static void *
+abi_req_ctx(kars_req_t *r, const kars_module_t *self)
+{
+    const kars__mod_t *m = abi_mod(r->cycle, self);
+
+    return m != NULL ? kars__req_ctx(r, m->index) : NULL;
+}
+
+static kars_str_t
+abi_req_method(kars_req_t *r)
+{
+    return r->head.method;
+}
+
+static kars_str_t
+abi_req_path(kars_req_t *r)
+{
+    return r->path;
+}
+
+static kars_str_t
+abi_req_query(kars_req_t *r)
+{
+    return r->query;
+}
+
+static kars_str_t
+abi_req_route(kars_req_t *r)
+{
+    return r->route->path;
+}
+
+static kars_str_t
+abi_req_segment(kars_req_t *r, kars_str_t name)
+{
+    for (size_t i = 0; i < r->nsegments; i++) {
+        if (kars_str_eq(r->segments[i].name, name)) {
+            return r->segments[i].value;
+        }
+    }
+    return (kars_str_t){ NULL, 0 };
+}
+
+static kars_str_t
+abi_req_class(kars_req_t *r)
+{
+    return r->klass;
+}
+
+static kars_str_t
+abi_req_principal(kars_req_t *r)
+{
+    return r->principal;
+}
+
+static kars__headers_t *
+abi_headers(kars_req_t *r, uint32_t dir)
+{
+    return dir == KARS_REQUEST ? &r->in : &r->out;
+}
+
+static kars_str_t
+abi_header(kars_req_t *r, uint32_t dir, kars_str_t name)
+{
+    return kars__headers_get(abi_headers(r, dir), name);
+}
+
+static int
+abi_header_add(kars_req_t *r, uint32_t dir, kars_str_t name, kars_str_t value)
+{
+    if (!kars__head_name_ok(name) || !kars__head_value_ok(value) ||
+        (dir == KARS_RESPONSE && r->head_sent)) {
+        return KARS_ERROR;
+    }
+
+    kars_str_t n = kars__pdup(r->pool, name), v = kars__pdup(r->pool, value);
+
+    return n.data != NULL && v.data != NULL
+               ? kars__headers_add(r->pool, abi_headers(r, dir), n, v)
+               : KARS_ERROR;
+}
+
+static int
+abi_header_set(kars_req_t *r, uint32_t dir, kars_str_t name, kars_str_t value)
+{
+    if (dir == KARS_RESPONSE && r->head_sent) {
+        return KARS_ERROR;
+    }
+    kars__headers_del(abi_headers(r, dir), name);
+    return value.data == NULL ? KARS_OK : abi_header_add(r, dir, name, value);
+}
+
+static int
+abi_header_each(kars_req_t *r, uint32_t dir,
+                int (*fn)(kars_str_t name, kars_str_t value, void *data),
+                void *data)
+{
+    kars__headers_t *h = abi_headers(r, dir);
+    size_t o = 0;
+
+    for (size_t i = 0; i < h->n; i++) {
+        kars_header_t f = h->v[i];
+
+        if (fn(f.name, f.value, data) != KARS_DECLINED) {
+            h->v[o++] = f;
+        }
+    }
+    h->n = o;
+    return KARS_OK;
+}
+
+static int
+abi_var_set(kars_req_t *r, kars_str_t name, kars_str_t value)
+{
+    kars__var_t *v = kars__var(r, name, 1);
+    kars_str_t copy = kars__pdup(r->pool, value);
+
+    if (v == NULL || copy.data == NULL) {
+        return KARS_ERROR;
+    }
+    v->text = copy;
+    return KARS_OK;
+}
+
+static int
+abi_number_set(kars_req_t *r, kars_str_t name, int64_t value)
+{
+    kars__var_t *v = kars__var(r, name, 1);
+
+    if (v == NULL) {
+        return KARS_ERROR;
+    }
+    v->number = value;
+    return KARS_OK;
+}
+
+static const kars_buf_t *
+abi_req_body(kars_req_t *r)
+{
+    return r->body;
+}
+
+static uint64_t
+abi_req_body_size(kars_req_t *r)
+{
+    return r->body_size;
+}
+
+/* Decisions. */
+
+static int
+abi_grant(kars_req_t *r, kars_str_t klass, kars_str_t principal)
+{
+    kars_str_t k = kars__pdup(r->pool, klass);
+    kars_str_t p = kars__pdup(r->pool, principal);
+
+    if (k.data == NULL || p.data == NULL || r->phase != KARS_PHASE_ACCESS) {
+        return KARS_ERROR;
+    }
+    r->klass = k;
+    r->principal = p;
+    r->granted = 1;
+    return KARS_OK;
+}
+
+static int
+abi_deny(kars_req_t *r, const kars_denial_t *denial)
+{
+    if (r->answer == KARS__ANSWER_LOCAL) {
+        return KARS_ERROR;
+    }
+    return kars__req_deny(r, denial, kars__mod_now);
+}
+
+static int
+abi_respond(kars_req_t *r, int status, kars_str_t type, kars_str_t body)
+{
+    return status >= 200 && status <= 599
+               ? kars__req_respond(r, (uint32_t) status, type, body)
+               : KARS_ERROR;
+}
+
+/* Waiting. */
+
+typedef struct {
+    kars_req_t *r;
+    void (*work)(void *ctx);
+    void *ctx;
+    kars_wake_pt fn;
+    uint32_t mod;
+} abi_offload_t;
+
+static int
+abi_offload_work(void *data)
+{
+    abi_offload_t *o = data;
+
+    o->work(o->ctx);
+    return 0;
+}
+
+static void
+abi_offload_done(int error, void *data)
+{
+    abi_offload_t o = *(abi_offload_t *) data;
+    kars_req_t *r = o.r;
+
+    if (!r->finished) {
+        r->suspended = 0;
+        kars__mod_now = r->cycle->mods[o.mod];
+        int rc =
+            o.fn(r, error, kars__req_conf(r, o.mod), kars__req_ctx(r, o.mod));
+        kars__mod_now = NULL;
+        kars__req_continue(r, rc);
+    }
+    kars__req_unhold(r);
+}
+
+static int
+abi_offload(kars_req_t *r, void (*work)(void *ctx), kars_wake_pt fn)
+{
+    abi_offload_t *o = kars__pnew(r->pool, abi_offload_t);
+
+    if (o == NULL || r->suspended || kars__mod_now == NULL) {
+        return KARS_ERROR;
+    }
+    *o = (abi_offload_t){ r, work, kars__req_ctx(r, kars__mod_now->index), fn,
+                          kars__mod_now->index };
+    if (o->ctx == NULL || kars__offload(r->cycle->offload, abi_offload_work,
+                                        abi_offload_done, o) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    r->holds++;
+    r->suspended = 1;
+    r->token = 0;
+    r->wait_mod = o->mod;
+    return KARS_AGAIN;
+}
+
+struct kars_timer_s {
+    kars__timer_t timer; /* first */
+    kars_cycle_t *cycle;
+    void (*fn)(kars_cycle_t *cycle, void *data);
+    void *data;
+    kars__mod_t *mod;
+};
+
+static void
+abi_timer_fire(kars__timer_t *timer)
+{
+    kars_timer_t t = *(kars_timer_t *) timer;
+
+    kars__free(timer);
+    kars__mod_now = t.mod;
+    t.fn(t.cycle, t.data);
+    kars__mod_now = NULL;
+}
+
+static kars_timer_t *
+abi_timer(kars_cycle_t *c, uint32_t after_ms,
+          void (*fn)(kars_cycle_t *cycle, void *data), void *data)
+{
+    kars_timer_t *t = kars__alloc(sizeof(*t));
+
+    if (t != NULL) {
+        t->cycle = c;
+        t->fn = fn;
+        t->data = data;
+        t->mod = kars__mod_now;
+        t->timer.fn = abi_timer_fire;
+        kars__timer_start(c->loop, &t->timer, after_ms);
+    }
+    return t;
+}
+
+static void
+abi_timer_cancel(kars_timer_t *t)
+{
+    if (t != NULL) {
+        kars__timer_stop(t->cycle->loop, &t->timer);
+        kars__free(t);
+    }
+}
+
+typedef struct {
+    kars_cycle_t *cycle;
+    int (*work)(void *data);
+    void (*done)(kars_cycle_t *cycle, int error, void *data);
+    void *data;
+    kars__mod_t *mod;
+} abi_task_t;
+
+static int
+abi_task_work(void *data)
+{
+    abi_task_t *t = data;
+
+    return t->work(t->data);
+}
+
+static void
+abi_task_done(int error, void *data)
+{
+    abi_task_t t = *(abi_task_t *) data;
+
+    kars__free(data);
+    kars__mod_now = t.mod;
+    t.done(t.cycle, error, t.data);
+    kars__mod_now = NULL;
+}
+
+static int
+abi_task(kars_cycle_t *c, int (*work)(void *data),
+         void (*done)(kars_cycle_t *cycle, int error, void *data), void *data)
+{
+    abi_task_t *t = kars__alloc(sizeof(*t));
+
+    if (t == NULL) {
+        return KARS_ERROR;
+    }
+    *t = (abi_task_t){ c, work, done, data, kars__mod_now };
+    if (kars__offload(c->offload, abi_task_work, abi_task_done, t) != KARS_OK) {
+        kars__free(t);
+        return KARS_ERROR;
+    }
+    return KARS_OK;
+}
+
+typedef struct {
+    kars__work_t work; /* first */
+    kars_cycle_t *cycle;
+    void (*fn)(kars_cycle_t *cycle, void *data);
+    void *data;
+    kars__mod_t *mod;
+} abi_turn_t;
+
+static void
+abi_turn_run(kars__work_t *work)
+{
+    abi_turn_t t = *(abi_turn_t *) work;
+
+    kars__free(work);
+    kars__mod_now = t.mod;
+    t.fn(t.cycle, t.data);
+    kars__mod_now = NULL;
+}
+
+static int
+abi_turn_end(kars_cycle_t *c, void (*fn)(kars_cycle_t *cycle, void *data),
+             void *data)
+{
+    abi_turn_t *t = kars__alloc(sizeof(*t));
+
+    if (t == NULL) {
+        return KARS_ERROR;
+    }
+    t->cycle = c;
+    t->fn = fn;
+    t->data = data;
+    t->mod = kars__mod_now;
+    t->work.fn = abi_turn_run;
+    kars__work_queue(c->loop, &t->work, KARS__TURN_END);
+    return KARS_OK;
+}
+
+static uint64_t
+abi_now_ms(kars_cycle_t *c)
+{
+    return kars__loop_now(c->loop);
+}
+
+static uint64_t
+abi_wall_ms(kars_cycle_t *c)
+{
+    return kars__loop_wall(c->loop);
+}
+
+/* Buffers. */
+
+static kars_str_t
+abi_buf_str(const kars_buf_t *b)
+{
+    return (kars_str_t){ b->data, b->len };
+}
+
+static kars_buf_t *
+abi_buf_next(const kars_buf_t *b)
+{
+    return b->next;
+}
+
+static kars_buf_t *
+abi_buf_copy(kars_req_t *r, kars_str_t bytes)
+{
+    return kars__buf_copy(&r->bufs, bytes);
+}
+
+static kars_req_t *
+abi_filter_req(kars_filter_t *f)
+{
+    return f->r;
+}
+
+static const kars_buf_t *
+abi_filter_held(kars_filter_t *f)
+{
+    return f->held;
+}
+
+/* Shared state and metrics. */
+
+static kars_area_t *
+abi_area(kars_cycle_t *c, kars_str_t name, size_t size, uint32_t version,
+         kars_err_t *err)
+{
+    if (c->zone == NULL) {
+        (void) kars__err(err, 0, "there is no zone outside a worker");
+        return NULL;
+    }
+    return kars__zone_area(c->zone, name, size, version, err);
+}
+
+static uint64_t
+abi_worker_id(kars_cycle_t *c)
+{
+    return c->worker_id;
+}
+
+static int
+abi_worker_alive(kars_cycle_t *c, uint64_t id)
+{
+    return c->zone != NULL && kars__zone_worker_alive(c->zone, id);
+}
+
+static kars_metric_t *
+abi_metric(kars_cycle_t *c, const kars_metric_def_t *def)
+{
+    return kars__metric(c->metrics, def);
+}
+
+static kars_str_t
+abi_metrics_text(kars_req_t *r)
+{
+    return kars__metrics_text(r->cycle->metrics, r->pool);
+}
+
+static kars_str_t
+abi_reply_header(const kars_reply_t *reply, kars_str_t name)
+{
+    const kars__head_t *h = reply->handle;
+
+    return h != NULL ? kars__head_get(h->headers, h->nheaders, name)
+                     : (kars_str_t){ NULL, 0 };
+}
+
+const kars_api_t kars__api = {
+    .size = sizeof(kars_api_t),
+    .abi_major = KARS_ABI_MAJOR,
+    .abi_minor = KARS_ABI_MINOR,
+    .palloc = kars__palloc,
+    .pcalloc = kars__pcalloc,
+    .pown = kars__pown,
+    .log = abi_log,
+    .cycle_log = abi_cycle_log,
+    .err = kars__err,
+    .parse = abi_parse,
+    .block_each = kars__directive_block_each,
+    .cycle_conf = abi_cycle_conf,
+    .cycle_pool = abi_cycle_pool,
+    .cycle_sandbox = abi_cycle_sandbox,
+    .secret = kars__secret_str,
+    .upstream_name = abi_upstream_name,
+    .upstream_serves = abi_upstream_serves,
+    .upstream_each = abi_upstream_each,
+    .req_pool = abi_req_pool,
+    .req_cycle = abi_req_cycle,
+    .req_peer = abi_req_peer,
+    .req_conn_ctx = abi_req_conn_ctx,
+    .req_conf = abi_req_conf,
+    .req_ctx = abi_req_ctx,
+    .conn_peer = kars__conn_peer,
+    .conn_cycle = kars__conn_cycle,
+    .req_method = abi_req_method,
+    .req_path = abi_req_path,
+    .req_query = abi_req_query,
+    .req_route = abi_req_route,
+    .req_segment = abi_req_segment,
+    .req_class = abi_req_class,
+    .req_principal = abi_req_principal,
+    .header = abi_header,
+    .header_set = abi_header_set,
+    .header_add = abi_header_add,
+    .header_each = abi_header_each,
+    .req_var = kars__req_var,
+    .var_set = abi_var_set,
+    .req_number = kars__req_number,
+    .number_set = abi_number_set,
+    .req_body = abi_req_body,
+    .req_body_size = abi_req_body_size,
+    .json_set = kars__req_json_set,
+    .grant = abi_grant,
+    .deny = abi_deny,
+    .respond = abi_respond,
+    .pass = kars__req_pass,
+    .filter_deny = kars__filter_deny,
+    .call = kars__req_call,
+    .suspend = kars__req_suspend,
+    .resume = kars__wait_end,
+    .offload = abi_offload,
+    .timer = abi_timer,
+    .timer_cancel = abi_timer_cancel,
+    .task = abi_task,
+    .turn_end = abi_turn_end,
+    .now_ms = abi_now_ms,
+    .wall_ms = abi_wall_ms,
+    .buf_str = abi_buf_str,
+    .buf_next = abi_buf_next,
+    .buf_copy = abi_buf_copy,
+    .filter_req = abi_filter_req,
+    .filter_next = kars__filter_next,
+    .filter_hold = kars__filter_hold,
+    .filter_held = abi_filter_held,
+    .filter_release = kars__filter_release,
+    .filter_suspend = kars__filter_suspend,
+    .area = abi_area,
+    .area_data = kars__area_data,
+    .area_lock = kars__area_lock,
+    .area_unlock = kars__area_unlock,
+    .worker_id = abi_worker_id,
+    .worker_alive = abi_worker_alive,
+    .metric = abi_metric,
+    .series = kars__series,
+    .series_add = kars__series_add,
+    .series_set = kars__series_set,
+    .metrics_text = abi_metrics_text,
+    .reply_header = abi_reply_header,
+};

@@ -1,0 +1,163 @@
+/* cycle.c - what a worker makes and unmakes around its configuration. */
+#include "proc/cycle.h"
+#include "http/client.h"
+#include "kars_config.h"
+#include "proc/module.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <unistd.h>
+
+const char *
+kars__module_dir(void)
+{
+    static char beside[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", beside, sizeof(beside) - 16);
+
+    if (n > 0) {
+        beside[n] = '\0';
+
+        char *slash = strrchr(beside, '/');
+
+        if (slash != NULL) {
+            memcpy(slash, "/modules", sizeof("/modules"));
+            if (access(beside, X_OK) == 0) {
+                return beside;
+            }
+        }
+    }
+    return KARS_MODULE_DIR;
+}
+
+kars_cycle_t *
+kars__cycle_bare(kars_err_t *err)
+{
+    kars_pool_t *pool = kars__pool_create(0);
+    kars_cycle_t *c = pool != NULL ? kars__pnew(pool, kars_cycle_t) : NULL;
+
+    if (c == NULL) {
+        (void) kars__err(err, ENOMEM, "a cycle");
+        return NULL;
+    }
+    c->pool = pool;
+    c->sandbox = KARS_STR("");
+    c->loop = kars__loop_create(0, err);
+    if (c->loop == NULL ||
+        (c->offload = kars__offload_create(c->loop, err)) == NULL ||
+        (c->waits = kars__waits_create(c, err)) == NULL ||
+        (c->metrics = kars__metrics_create(pool, NULL, err)) == NULL) {
+        return NULL;
+    }
+    return c;
+}
+
+int
+kars__cycle_add_module(kars_cycle_t *c, const char *dir, kars_str_t name,
+                       kars_err_t *err)
+{
+    kars__mod_t **mods = kars__pnewn(c->pool, kars__mod_t *, c->nmods + 1);
+
+    if (mods == NULL) {
+        return kars__err(err, ENOMEM, "a module");
+    }
+    if (c->nmods != 0) {
+        memcpy(mods, c->mods, c->nmods * sizeof(*mods));
+    }
+    if (kars__module_open(c->pool, dir, name, &mods[c->nmods], err) !=
+        KARS_OK) {
+        return KARS_ERROR;
+    }
+    mods[c->nmods]->index = (uint32_t) c->nmods;
+    mods[c->nmods]->conn_ctx_offset = c->conn_ctx_size;
+    c->conn_ctx_size += (mods[c->nmods]->def.conn_ctx_size + 15) & ~(size_t) 15;
+    c->mods = mods;
+    c->nmods++;
+    return KARS_OK;
+}
+
+static int
+cycle_metrics(kars_cycle_t *c, kars_err_t *err)
+{
+    static const kars_metric_def_t requests = {
+        .size = sizeof(requests),
+        .name = "kars_http_requests_total",
+        .help = "Requests answered, by class of status",
+        .kind = KARS_COUNTER,
+        .labels = "status",
+    };
+
+    c->metrics = kars__metrics_create(c->pool, c->zone, err);
+    if (c->metrics == NULL) {
+        return KARS_ERROR;
+    }
+    c->m_requests = kars__metric(c->metrics, &requests);
+    return KARS_OK;
+}
+
+int
+kars__cycle_start(kars_cycle_t *c, kars_err_t *err)
+{
+    if (cycle_metrics(c, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    c->resolver = kars__resolver_create(c->loop, err);
+    if (c->resolver == NULL) {
+        return KARS_ERROR;
+    }
+    for (size_t i = 0; i < c->nmods; i++) {
+        if (c->mods[i]->def.worker_start == NULL) {
+            continue;
+        }
+        kars__mod_now = c->mods[i];
+        int rc = c->mods[i]->def.worker_start(c, err);
+        kars__mod_now = NULL;
+
+        if (rc != KARS_OK) {
+            return kars__err_prefix(err, "module %s does not start",
+                                    c->mods[i]->def.name);
+        }
+        c->nstarted = i + 1;
+    }
+    for (kars_listener_t *l = c->listeners; l != NULL; l = l->next) {
+        kars__http1_listen(l);
+    }
+    return KARS_OK;
+}
+
+static void
+cycle_stop_modules(kars_cycle_t *c)
+{
+    while (c->nstarted > 0) {
+        const kars__mod_t *m = c->mods[--c->nstarted];
+
+        if (m->def.worker_stop != NULL) {
+            kars__mod_now = c->mods[c->nstarted];
+            m->def.worker_stop(c);
+            kars__mod_now = NULL;
+        }
+    }
+}
+
+void
+kars__cycle_destroy(kars_cycle_t *c)
+{
+    for (kars_listener_t *l = c->listeners; l != NULL; l = l->next) {
+        kars__http1_unlisten(l);
+        (void) close(l->fd);
+    }
+    c->drained = NULL;
+    kars__http1_drain(c, 2);
+    kars__loop_turn(c->loop, 0); /* what the ends of requests queued */
+    cycle_stop_modules(c);
+    for (kars_upstream_t *u = c->upstreams; u != NULL; u = u->next) {
+        kars__upstream_close(u);
+    }
+    kars__resolver_destroy(c->resolver);
+    kars__offload_destroy(c->offload);
+    kars__loop_turn(c->loop, 0);
+    kars__waits_destroy(c->waits);
+    kars__loop_destroy(c->loop);
+    kars__zone_unmap(c->zone);
+    kars__pool_destroy(c->pool);
+}

@@ -1,0 +1,43 @@
+/*
+ * cycle.h - one configuration, from its text to everything that runs it.
+ */
+#ifndef KARS_PROC_CYCLE_H
+#define KARS_PROC_CYCLE_H
+
+#include "http/http1.h"
+#include "http/upstream.h"
+#include "proc/plan.h"
+
+enum {
+    KARS__CYCLE_SERVE = 1, /* a worker: everything */
+    KARS__CYCLE_CHECK,     /* -t: everything but listeners and worker_start */
+    KARS__CYCLE_COMMAND    /* a module's command: likewise */
+};
+
+/*
+ * Loads a configuration. channel: to the master, or -1. In a worker the
+ * process loses its privileges in here, before the first module is opened.
+ * NULL and *err (with file:line:column where there is one) on failure; what
+ * was made until then goes with the process.
+ */
+kars_cycle_t *kars__cycle_load(const char *path, uint32_t mode, int channel,
+                               kars_err_t *err);
+
+/* An empty one, for commands that need no configuration. */
+kars_cycle_t *kars__cycle_bare(kars_err_t *err);
+
+/* Opens one module into a bare cycle. */
+int kars__cycle_add_module(kars_cycle_t *cycle, const char *dir,
+                           kars_str_t name, kars_err_t *err);
+
+/* worker_start of every module, in load order, then listeners. */
+int kars__cycle_start(kars_cycle_t *cycle, kars_err_t *err);
+
+/* worker_stop in reverse, then all memory. */
+void kars__cycle_destroy(kars_cycle_t *cycle);
+
+/* Where modules are, unless the configuration says: beside this program
+ * (a build tree), else the installed place. */
+const char *kars__module_dir(void);
+
+#endif

@@ -1,0 +1,270 @@
+/* load_route.c - what a route runs: hooks in their order, filters, watches. */
+#include "proc/load.h"
+
+#include <errno.h>
+
+/* Modules that take part: one of their directives applies, or always. */
+static int
+route_active(kars__load_t *l, const kars__level_t *level, kars__route_t *route,
+             int pseudo)
+{
+    kars_cycle_t *c = l->cycle;
+
+    route->active = kars__pnewn(c->pool, uint8_t, c->nmods + 1);
+    if (route->active == NULL) {
+        return KARS_ERROR;
+    }
+    for (size_t i = 0; i < c->nmods; i++) {
+        const kars__mod_t *m = c->mods[i];
+
+        route->active[i] = (m->def.flags & KARS_ALWAYS) != 0 ||
+                           (!pseudo && m->table.rows != NULL &&
+                            kars__directive_active(&m->table, level->prov[i]));
+    }
+    return KARS_OK;
+}
+
+static int
+route_check(kars__load_t *l, const kars__level_t *level, kars__route_t *route,
+            kars_err_t *err)
+{
+    kars_cycle_t *c = l->cycle;
+
+    for (size_t i = 0; i < c->nmods; i++) {
+        kars_place_t place = {
+            .size = sizeof(place),
+            .cycle = c,
+            .pool = c->pool,
+            .at = KARS_AT_ROUTE,
+            .active = route->active[i],
+            .route_methods = route->methods,
+            .route_path = route->path,
+            .route_upstream = level->core->pass,
+        };
+
+        if (c->mods[i]->def.check == NULL) {
+            continue;
+        }
+        kars__mod_now = c->mods[i];
+        int rc = c->mods[i]->def.check(&place, level->conf[i], err);
+        kars__mod_now = NULL;
+
+        if (rc != KARS_OK) {
+            return kars__err_prefix(err, "%s:%u: module %s", route->file,
+                                    route->line, c->mods[i]->def.name);
+        }
+    }
+    return KARS_OK;
+}
+
+/* Appends the hooks of one phase, of one module. */
+static void
+route_take_hooks(kars__route_t *route, const kars__mod_t *m, uint32_t phase)
+{
+    for (const kars_hook_t *h = m->def.hooks; h != NULL && h->phase != 0; h++) {
+        if (h->phase != phase) {
+            continue;
+        }
+        route->hooks[route->nhooks++] = (kars__hook_t){
+            .run = h->run,
+            .phase = phase,
+            .flags = h->flags,
+            .mod = m->index,
+        };
+        if ((h->flags & KARS_NEEDS_BODY) && phase != KARS_PHASE_LOG) {
+            route->gated = 1;
+        }
+    }
+}
+
+static int
+route_hooks(kars__load_t *l, kars__route_t *route)
+{
+    static const uint32_t phases[] = { KARS_PHASE_ACCESS, KARS_PHASE_REWRITE,
+                                       KARS_PHASE_ADMIT, KARS_PHASE_CONTENT,
+                                       KARS_PHASE_UPSTREAM };
+    kars_cycle_t *c = l->cycle;
+    size_t n = 0;
+
+    for (size_t i = 0; i < c->nmods; i++) {
+        const kars_hook_t *h = c->mods[i]->def.hooks;
+
+        for (; h != NULL && h->phase != 0; h++) {
+            n++;
+        }
+    }
+    route->hooks = kars__pnewn(c->pool, kars__hook_t, n + 1);
+    if (route->hooks == NULL) {
+        return KARS_ERROR;
+    }
+    for (size_t p = 0; p < KARS_NELTS(phases); p++) {
+        for (size_t i = 0; i < c->nmods; i++) {
+            if (route->active[i]) {
+                route_take_hooks(route, c->mods[i], phases[p]);
+            }
+        }
+    }
+    for (size_t i = c->nmods; i-- > 0;) { /* LOG in reverse */
+        if (route->active[i]) {
+            route_take_hooks(route, c->mods[i], KARS_PHASE_LOG);
+        }
+    }
+    return KARS_OK;
+}
+
+static int
+route_filters(kars__load_t *l, kars__route_t *route)
+{
+    kars_cycle_t *c = l->cycle;
+    size_t n = 0;
+
+    for (size_t i = 0; i < c->nmods; i++) {
+        const kars_filter_def_t *f = c->mods[i]->def.filters;
+
+        for (; f != NULL && f->dir != 0; f++) {
+            n++;
+        }
+    }
+    route->filters = kars__pnewn(c->pool, kars__filter_slot_t, n + 1);
+    if (route->filters == NULL) {
+        return KARS_ERROR;
+    }
+    for (size_t i = c->nmods; i-- > 0;) {
+        const kars_filter_def_t *f = c->mods[i]->def.filters;
+
+        for (; route->active[i] && f != NULL && f->dir != 0; f++) {
+            route->filters[route->nfilters].def = *f;
+            route->filters[route->nfilters].mod = (uint32_t) i;
+            route->nfilters++;
+        }
+    }
+    return KARS_OK;
+}
+
+static int
+route_watches(kars__load_t *l, kars__route_t *route, uint32_t dir,
+              kars_err_t *err)
+{
+    kars_cycle_t *c = l->cycle;
+    kars__watches_t *w = &route->watch[dir == KARS_REQUEST ? 0 : 1];
+    kars_str_t *paths = NULL;
+    kars__json_prog_t *prog;
+
+    for (int pass = 0; pass < 2; pass++) {
+        size_t n = 0;
+
+        for (size_t i = 0; i < c->nmods; i++) {
+            const kars_json_watch_t *j = c->mods[i]->def.json;
+
+            for (; route->active[i] && j != NULL && j->dir != 0; j++) {
+                if (j->dir != dir) {
+                    continue;
+                }
+                if (pass == 1) {
+                    paths[n] = kars__strz(j->path);
+                    w->slots[n].value = j->value;
+                    w->slots[n].mod = (uint32_t) i;
+                }
+                n++;
+            }
+        }
+        if (n == 0) {
+            return KARS_OK;
+        }
+        if (pass == 0) {
+            paths = kars__pnewn(c->pool, kars_str_t, n);
+            w->slots = kars__pnewn(c->pool, kars__watch_slot_t, n);
+            if (paths == NULL || w->slots == NULL) {
+                return kars__err(err, ENOMEM, "a route");
+            }
+        } else if (kars__json_compile(c->pool, paths, n, &prog, err) !=
+                   KARS_OK) {
+            return kars__err_prefix(err, "%s:%u: JSON watches", route->file,
+                                    route->line);
+        } else {
+            w->prog = prog;
+        }
+    }
+    return KARS_OK;
+}
+
+static int
+route_build(kars__load_t *l, kars__level_t *level, kars__route_t *route,
+            kars_err_t *err)
+{
+    route->core = level->core;
+    route->conf = level->conf;
+    route->prov = level->prov;
+    if (route_hooks(l, route) != KARS_OK ||
+        route_filters(l, route) != KARS_OK) {
+        return kars__err(err, ENOMEM, "a route");
+    }
+    if (route_watches(l, route, KARS_REQUEST, err) != KARS_OK ||
+        route_watches(l, route, KARS_RESPONSE, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (route->watch[0].prog != NULL) {
+        route->gated = 1;
+    }
+    return KARS_OK;
+}
+
+int
+kars__load_route(kars__load_t *l, kars__level_t *level, kars__route_t *route,
+                 kars_err_t *err)
+{
+    const kars__core_conf_t *core = level->core;
+
+    if (core->respond_status != 0 &&
+        (core->respond_status < 200 || core->respond_status > 599)) {
+        return kars__err(err, 0,
+                         "%s:%u: `respond` takes a status from 200 to "
+                         "599",
+                         route->file, route->line);
+    }
+    if (core->respond_status != 0 && core->pass != NULL) {
+        return kars__err(err, 0,
+                         "%s:%u: a route has `pass` or `respond`, not "
+                         "both",
+                         route->file, route->line);
+    }
+    if (route_active(l, level, route, 0) != KARS_OK) {
+        return kars__err(err, ENOMEM, "a route");
+    }
+    return route_check(l, level, route, err) == KARS_OK
+               ? route_build(l, level, route, err)
+               : KARS_ERROR;
+}
+
+int
+kars__load_pseudo_route(kars__load_t *l, kars__level_t *level,
+                        kars__server_t *server, kars_err_t *err)
+{
+    kars__route_t *route = kars__pnew(l->cycle->pool, kars__route_t);
+
+    if (route == NULL || route_active(l, level, route, 1) != KARS_OK) {
+        return kars__err(err, ENOMEM, "a server");
+    }
+    route->server = server;
+    route->methods = KARS_STR("*");
+    route->path = KARS_STR("-");
+    route->file = "";
+    server->none = route;
+    if (route_build(l, level, route, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+
+    /* Nothing is asked here: its requests are refused already. */
+    size_t n = 0;
+
+    for (size_t i = 0; i < route->nhooks; i++) {
+        if (route->hooks[i].phase == KARS_PHASE_LOG) {
+            route->hooks[n++] = route->hooks[i];
+        }
+    }
+    route->nhooks = n;
+    route->gated = 0;
+    route->watch[0].prog = NULL;
+    route->watch[1].prog = NULL;
+    return KARS_OK;
+}

@@ -1,0 +1,316 @@
+/* load_tree.c - servers, their listeners and routes, upstreams. */
+#include "proc/cycle.h"
+#include "proc/load.h"
+
+#include <errno.h>
+
+static int
+tree_is(const kars__conf_node_t *node, const char *name)
+{
+    return kars_str_eq(node->argv[0], kars__strz(name));
+}
+
+static int
+tree_block(const kars__conf_node_t *node, size_t argc, const char *form,
+           kars_err_t *err)
+{
+    if (!node->has_block || node->argc != argc) {
+        return kars__conf_err(err, node, 0, "expected `%s { … }`", form);
+    }
+    return KARS_OK;
+}
+
+/* Listeners: asked for before modules run, given to their servers after. */
+
+static int
+tree_listener(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
+{
+    kars_listener_t *li = kars__pnew(l->cycle->pool, kars_listener_t);
+    kars_err_t why = KARS_ERR_INIT;
+
+    if (node->has_block || node->argc < 2 || node->argc > 3) {
+        return kars__conf_err(err, node, 0,
+                              "expected `listen ADDRESS [class=CLASS];`");
+    }
+    if (li == NULL) {
+        return kars__err(err, ENOMEM, "a listener");
+    }
+    li->address = node->argv[1];
+    li->cycle = l->cycle;
+    li->fd = -1;
+    if (node->argc == 3) {
+        kars_str_t prefix = KARS_STR("class=");
+        kars_str_t word = node->argv[2];
+
+        if (!kars_str_starts(word, prefix) || word.len == prefix.len) {
+            return kars__conf_err(err, node, 2,
+                                  "expected class=CLASS, got \"%.*s\"",
+                                  KARS_STR_ARG(word));
+        }
+        li->klass =
+            (kars_str_t){ word.data + prefix.len, word.len - prefix.len };
+    }
+    if (kars__listen_addr(li->address, &li->addr, &why) != KARS_OK) {
+        return kars__conf_err(err, node, 1, "%s", why.text);
+    }
+    for (const kars_listener_t *o = l->cycle->listeners; o != NULL;
+         o = o->next) {
+        if (kars_str_eq(o->address, li->address)) {
+            return kars__conf_err(err, node, 1, "two listeners for \"%.*s\"",
+                                  KARS_STR_ARG(li->address));
+        }
+    }
+    if (l->mode == KARS__CYCLE_SERVE &&
+        kars__ask(l->channel, KARS__ASK_LISTEN, li->address, 0, &li->fd, NULL,
+                  &why) != KARS_OK) {
+        return kars__conf_err(err, node, 1, "%s", why.text);
+    }
+    li->next = l->cycle->listeners;
+    l->cycle->listeners = li;
+    return KARS_OK;
+}
+
+int
+kars__load_ask_listeners(kars__load_t *l, kars_err_t *err)
+{
+    for (const kars__conf_node_t *s = l->root->child; s != NULL; s = s->next) {
+        if (!tree_is(s, "server")) {
+            continue;
+        }
+        for (const kars__conf_node_t *n = s->child; n != NULL; n = n->next) {
+            if (tree_is(n, "listen") && tree_listener(l, n, err) != KARS_OK) {
+                return KARS_ERROR;
+            }
+        }
+    }
+    return KARS_OK;
+}
+
+static int
+tree_give_listener(kars__load_t *l, kars__server_t *server, kars_str_t address)
+{
+    for (kars_listener_t *li = l->cycle->listeners; li != NULL; li = li->next) {
+        if (kars_str_eq(li->address, address)) {
+            li->server = server;
+            return KARS_OK;
+        }
+    }
+    return KARS_ERROR;
+}
+
+/* Upstreams. */
+
+static int
+tree_upstream(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
+{
+    kars_cycle_t *c = l->cycle;
+    kars__dtable_t table;
+    kars_upstream_t *u;
+    kars__prov_t *prov;
+
+    if (tree_block(node, 2, "upstream NAME", err) != KARS_OK ||
+        kars__dtable_init(&table, c->pool, "core", kars__upstream_directives,
+                          sizeof(kars_directive_t), sizeof(*u),
+                          err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (l->resolve.upstream(l, node->argv[1]) != NULL) {
+        return kars__conf_err(err, node, 1, "two upstreams named \"%.*s\"",
+                              KARS_STR_ARG(node->argv[1]));
+    }
+    u = kars__pnew(c->pool, kars_upstream_t);
+    prov = kars__pnewn(c->pool, kars__prov_t, table.nrows + 1);
+    if (u == NULL || prov == NULL) {
+        return kars__err(err, ENOMEM, "an upstream");
+    }
+    if (kars__directive_defaults(&table, u, c->pool, &l->resolve, err) !=
+        KARS_OK) {
+        return KARS_ERROR;
+    }
+    u->name = node->argv[1];
+    u->file = node->file;
+    u->line = node->line;
+    for (const kars__conf_node_t *n = node->child; n != NULL; n = n->next) {
+        const kars__dtable_t *one = &table;
+
+        if (kars__dtable_find(&table, n->argv[0]) == NULL) {
+            const char *near = kars__dtable_nearest(&one, 1, n->argv[0]);
+
+            return kars__conf_err(
+                err, n, 0, "\"%.*s\" does not stand in upstream%s%s%s",
+                KARS_STR_ARG(n->argv[0]),
+                near != NULL ? ", did you mean \"" : "",
+                near != NULL ? near : "", near != NULL ? "\"?" : "");
+        }
+        if (kars__directive_set(&table, n, KARS_AT_UPSTREAM, u, prov, c->pool,
+                                &l->resolve, err) != KARS_OK) {
+            return KARS_ERROR;
+        }
+    }
+    if (kars__upstream_init(u, c->pool, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    u->next = c->upstreams;
+    c->upstreams = u;
+    return KARS_OK;
+}
+
+/* Routes. */
+
+static int
+tree_methods_ok(kars_str_t methods)
+{
+    if (kars_str_eq(methods, KARS_STR("*"))) {
+        return 1;
+    }
+    for (size_t i = 0; i < methods.len; i++) {
+        char c = methods.data[i];
+
+        if (!((c >= 'A' && c <= 'Z') ||
+              (c == ',' && i > 0 && i + 1 < methods.len &&
+               methods.data[i - 1] != ','))) {
+            return 0;
+        }
+    }
+    return methods.len != 0;
+}
+
+static int
+tree_route(kars__load_t *l, const kars__level_t *outer, kars__server_t *server,
+           const kars__conf_node_t *node, kars_err_t *err)
+{
+    kars__route_t *route = kars__pnew(l->cycle->pool, kars__route_t);
+    kars__level_t level;
+    kars_err_t why = KARS_ERR_INIT;
+
+    if (tree_block(node, 3, "route METHOD[,METHOD] PATH", err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (route == NULL) {
+        return kars__err(err, ENOMEM, "a route");
+    }
+    route->methods = node->argv[1];
+    route->path = node->argv[2];
+    route->file = node->file;
+    route->line = node->line;
+    if (!tree_methods_ok(route->methods)) {
+        return kars__conf_err(err, node, 1,
+                              "expected methods such as GET,PUT or *, got "
+                              "\"%.*s\"",
+                              KARS_STR_ARG(route->methods));
+    }
+    if (kars__route_compile(l->cycle->pool, route, &why) != KARS_OK) {
+        return kars__conf_err(err, node, 2, "%s", why.text);
+    }
+    if (kars__load_level(l, outer, KARS_AT_ROUTE, &level, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    for (const kars__conf_node_t *n = node->child; n != NULL; n = n->next) {
+        if (kars__load_directive(l, n, &level, err) != KARS_OK) {
+            return KARS_ERROR;
+        }
+    }
+    if (kars__load_route(l, &level, route, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (kars__route_insert(server, route, &why) != KARS_OK) {
+        return kars__conf_err(err, node, 0, "%s", why.text);
+    }
+    return KARS_OK;
+}
+
+static int
+tree_server(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
+{
+    kars__server_t *server = kars__pnew(l->cycle->pool, kars__server_t);
+    kars__level_t level;
+    size_t nlisten = 0;
+
+    if (tree_block(node, 1, "server", err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (server == NULL ||
+        kars__load_level(l, &l->top, KARS_AT_SERVER, &level, err) != KARS_OK) {
+        return kars__err(err, ENOMEM, "a server");
+    }
+    server->core = level.core;
+    for (const kars__conf_node_t *n = node->child; n != NULL; n = n->next) {
+        if (tree_is(n, "listen")) {
+            (void) tree_give_listener(l, server, n->argv[1]);
+            nlisten++;
+        } else if (!tree_is(n, "route") &&
+                   kars__load_directive(l, n, &level, err) != KARS_OK) {
+            return KARS_ERROR;
+        }
+    }
+    if (nlisten == 0) {
+        return kars__conf_err(err, node, 0, "the server has no `listen`");
+    }
+    if (kars__load_pseudo_route(l, &level, server, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    for (const kars__conf_node_t *n = node->child; n != NULL; n = n->next) {
+        if (tree_is(n, "route") &&
+            tree_route(l, &level, server, n, err) != KARS_OK) {
+            return KARS_ERROR;
+        }
+    }
+    server->next = l->cycle->servers;
+    l->cycle->servers = server;
+    return KARS_OK;
+}
+
+static int
+tree_check_main(kars__load_t *l, kars_err_t *err)
+{
+    kars_cycle_t *c = l->cycle;
+
+    for (size_t i = 0; i < c->nmods; i++) {
+        const kars__mod_t *m = c->mods[i];
+        kars_place_t place = {
+            .size = sizeof(place),
+            .cycle = c,
+            .pool = c->pool,
+            .at = KARS_AT_MAIN,
+        };
+
+        if (m->def.check == NULL) {
+            continue;
+        }
+        kars__mod_now = c->mods[i];
+        int rc = m->def.check(&place, l->top.conf[i], err);
+        kars__mod_now = NULL;
+
+        if (rc != KARS_OK) {
+            return kars__err_prefix(err, "module %s", m->def.name);
+        }
+    }
+    return KARS_OK;
+}
+
+int
+kars__load_tree(kars__load_t *l, kars_err_t *err)
+{
+    for (const kars__conf_node_t *n = l->root->child; n != NULL; n = n->next) {
+        if (tree_is(n, "upstream") && tree_upstream(l, n, err) != KARS_OK) {
+            return KARS_ERROR;
+        }
+    }
+    for (const kars__conf_node_t *n = l->root->child; n != NULL; n = n->next) {
+        if (!tree_is(n, "upstream") && !tree_is(n, "server") &&
+            kars__load_directive(l, n, &l->top, err) != KARS_OK) {
+            return KARS_ERROR;
+        }
+    }
+    if (tree_check_main(l, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    for (const kars__conf_node_t *n = l->root->child; n != NULL; n = n->next) {
+        if (tree_is(n, "server") && tree_server(l, n, err) != KARS_OK) {
+            return KARS_ERROR;
+        }
+    }
+    return l->cycle->servers != NULL || l->mode == KARS__CYCLE_COMMAND
+               ? KARS_OK
+               : kars__err(err, 0, "the configuration has no `server { … }`");
+}

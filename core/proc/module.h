@@ -1,0 +1,26 @@
+/*
+ * module.h - modules: found, checked, opened.
+ */
+#ifndef KARS_PROC_MODULE_H
+#define KARS_PROC_MODULE_H
+
+#include "http/runtime.h"
+
+/* The function table that every module gets (abi.c). */
+extern const kars_api_t kars__api;
+
+/* What names mean while a configuration is being read; else NULL. */
+extern const kars__dresolve_t *kars__abi_resolve;
+
+/*
+ * Opens DIR/NAME.so (or NAME itself when it holds a slash), reads its head
+ * from the file, refuses what does not fit, and only then lets it run. The
+ * result lives in pool; the module stays loaded until the process ends.
+ */
+int kars__module_open(kars_pool_t *pool, const char *dir, kars_str_t name,
+                      kars__mod_t **ret, kars_err_t *err);
+
+/* Orders and services: `after`, `before`, needs and provides. */
+int kars__modules_link(kars__mod_t *const *mods, size_t n, kars_err_t *err);
+
+#endif

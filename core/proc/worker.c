@@ -1,0 +1,149 @@
+/*
+ * worker.c - a worker's life. SIGQUIT: finish what is open, then end; SIGTERM
+ * and SIGINT: end now; the channel's end (the master died): as SIGTERM.
+ */
+#include "proc/worker.h"
+#include "proc/cycle.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <unistd.h>
+
+typedef struct {
+    kars_cycle_t *cycle;
+    int channel;
+    kars__io_t channel_io;
+    kars__signal_t sig_quit;
+    kars__signal_t sig_term;
+    kars__signal_t sig_int;
+    kars__timer_t drain_timer;
+} worker_t;
+
+static worker_t worker;
+
+static void
+worker_stop(void)
+{
+    kars__loop_stop(worker.cycle->loop);
+}
+
+static void
+worker_drained(kars_cycle_t *cycle)
+{
+    worker_stop();
+}
+
+/* Requests that did not end in time are cut; each still writes its record. */
+static void
+worker_drain_over(kars__timer_t *t)
+{
+    kars__log(KARS_LOG_WARN, "worker: drain_timeout over connections=%zu",
+              worker.cycle->nconns);
+    worker_stop();
+}
+
+static void
+worker_drain(kars__signal_t *sig)
+{
+    kars_cycle_t *c = worker.cycle;
+
+    if (c->draining) {
+        return;
+    }
+    kars__log(KARS_LOG_NOTICE, "worker: draining connections=%zu", c->nconns);
+    for (kars_listener_t *l = c->listeners; l != NULL; l = l->next) {
+        kars__http1_unlisten(l);
+    }
+    worker.drain_timer.fn = worker_drain_over;
+    kars__timer_start(c->loop, &worker.drain_timer, c->drain_timeout_ms);
+    c->drained = worker_drained;
+    kars__http1_drain(c, worker.channel == -1);
+}
+
+static void
+worker_term(kars__signal_t *sig)
+{
+    worker_stop();
+}
+
+/*
+ * The master speaks through the channel only by closing it, or by one message
+ * that says: no successor waits for your idle connections, close them too.
+ */
+static void
+worker_channel(kars__io_t *io, uint32_t events)
+{
+    kars__ask_t m;
+    int fd;
+    int rc = kars__ask_recv(worker.channel, &m, &fd);
+
+    if (fd != -1) {
+        (void) close(fd);
+    }
+    if (rc == KARS_OK) {
+        kars__http1_drain(worker.cycle, 1);
+        return;
+    }
+    if (rc == KARS_AGAIN) {
+        return;
+    }
+    kars__log(KARS_LOG_ERR, "worker: the master is gone, stopping");
+    worker_stop();
+}
+
+static int
+worker_serve(kars_cycle_t *c, int channel)
+{
+    kars_err_t err = KARS_ERR_INIT;
+    kars__ask_t ready = { .kind = KARS__ASK_READY };
+
+    if (kars__cycle_start(c, &err) != KARS_OK) {
+        kars__log(KARS_LOG_ERR, "worker: %s", err.text);
+        return KARS__EXIT_CONF;
+    }
+    kars__signal_start(c->loop, &worker.sig_quit, SIGQUIT, worker_drain);
+    kars__signal_start(c->loop, &worker.sig_term, SIGTERM, worker_term);
+    kars__signal_start(c->loop, &worker.sig_int, SIGINT, worker_term);
+    (void) fcntl(channel, F_SETFL, O_NONBLOCK);
+    kars__io_init(&worker.channel_io, c->loop, channel, worker_channel);
+    kars__io_want(&worker.channel_io, KARS__READ);
+
+    sigset_t none;
+
+    (void) sigemptyset(&none);
+    (void) sigprocmask(SIG_SETMASK, &none, NULL);
+    if (kars__ask_send(channel, &ready, -1) != KARS_OK) {
+        return KARS__EXIT_CHANNEL;
+    }
+    kars__loop_run(c->loop);
+
+    kars__timer_stop(c->loop, &worker.drain_timer);
+    kars__io_want(&worker.channel_io, 0);
+    kars__signal_stop(c->loop, &worker.sig_quit);
+    kars__signal_stop(c->loop, &worker.sig_term);
+    kars__signal_stop(c->loop, &worker.sig_int);
+    return KARS__EXIT_OK;
+}
+
+int
+kars__worker_run(const char *conf_path, int channel)
+{
+    kars_err_t err = KARS_ERR_INIT;
+    kars_cycle_t *c =
+        kars__cycle_load(conf_path, KARS__CYCLE_SERVE, channel, &err);
+
+    if (c == NULL) {
+        (void) fprintf(stderr, "kars-router: %s\n", err.text);
+        return KARS__EXIT_CONF;
+    }
+    worker.cycle = c;
+    worker.channel = channel;
+
+    int rc = worker_serve(c, channel);
+
+    if (rc == KARS__EXIT_OK) {
+        kars__cycle_destroy(c);
+    }
+    return rc;
+}
