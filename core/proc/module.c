@@ -79,11 +79,20 @@ module_load(kars_pool_t *pool, int fd, kars__mod_t **ret, kars_err_t *err)
         return KARS_ERROR;
     }
 
-    /* By descriptor: what was checked is what is loaded. */
-    (void) snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    /* By descriptor: what was checked is what is loaded. By a number that no
+     * module had before: dlopen knows what it has loaded by its name. */
+    static int number = 512;
+    int own = fcntl(fd, F_DUPFD_CLOEXEC, number);
+
+    if (own == -1) {
+        return kars__err(err, errno, "a descriptor");
+    }
+    number = own + 1;
+    (void) snprintf(path, sizeof(path), "/proc/self/fd/%d", own);
 
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 
+    (void) close(own);
     if (handle == NULL) {
         return kars__err(err, 0, "%s", dlerror());
     }
