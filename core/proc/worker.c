@@ -43,22 +43,29 @@ worker_drain_over(kars__timer_t *t)
     worker_stop();
 }
 
+/* force: idle connections are closed too, there is no successor for them. */
 static void
-worker_drain(kars__signal_t *sig)
+worker_drain(int force)
 {
     kars_cycle_t *c = worker.cycle;
 
-    if (c->draining) {
-        return;
+    if (!c->draining) {
+        kars__log(KARS_LOG_NOTICE, "worker: draining connections=%zu",
+                  c->nconns);
+        for (kars_listener_t *l = c->listeners; l != NULL; l = l->next) {
+            kars__http1_unlisten(l);
+        }
+        worker.drain_timer.fn = worker_drain_over;
+        kars__timer_start(c->loop, &worker.drain_timer, c->drain_timeout_ms);
+        c->drained = worker_drained;
     }
-    kars__log(KARS_LOG_NOTICE, "worker: draining connections=%zu", c->nconns);
-    for (kars_listener_t *l = c->listeners; l != NULL; l = l->next) {
-        kars__http1_unlisten(l);
-    }
-    worker.drain_timer.fn = worker_drain_over;
-    kars__timer_start(c->loop, &worker.drain_timer, c->drain_timeout_ms);
-    c->drained = worker_drained;
-    kars__http1_drain(c, worker.channel == -1);
+    kars__http1_drain(c, force);
+}
+
+static void
+worker_quit(kars__signal_t *sig)
+{
+    worker_drain(0);
 }
 
 static void
@@ -82,7 +89,7 @@ worker_channel(kars__io_t *io, uint32_t events)
         (void) close(fd);
     }
     if (rc == KARS_OK) {
-        kars__http1_drain(worker.cycle, 1);
+        worker_drain(1);
         return;
     }
     if (rc == KARS_AGAIN) {
@@ -102,7 +109,7 @@ worker_serve(kars_cycle_t *c, int channel)
         kars__log(KARS_LOG_ERR, "worker: %s", err.text);
         return KARS__EXIT_CONF;
     }
-    kars__signal_start(c->loop, &worker.sig_quit, SIGQUIT, worker_drain);
+    kars__signal_start(c->loop, &worker.sig_quit, SIGQUIT, worker_quit);
     kars__signal_start(c->loop, &worker.sig_term, SIGTERM, worker_term);
     kars__signal_start(c->loop, &worker.sig_int, SIGINT, worker_term);
     (void) fcntl(channel, F_SETFL, O_NONBLOCK);
