@@ -208,14 +208,19 @@ answer_denial_headers(kars_req_t *r, const kars_denial_t *d,
 
     r->out.n = 0;
     if (kars__headers_add(r->pool, &r->out, KARS_STR("content-type"),
-                          KARS_STR("application/json")) != KARS_OK ||
-        kars__headers_add(r->pool, &r->out, KARS_STR("x-kars-decision"),
-                          KARS_STR("blocked")) != KARS_OK ||
-        kars__headers_add(r->pool, &r->out, KARS_STR("x-kars-decision-by"),
-                          who) != KARS_OK ||
-        kars__headers_add(r->pool, &r->out, KARS_STR("x-kars-decision-reason"),
-                          reason) != KARS_OK) {
+                          KARS_STR("application/json")) != KARS_OK) {
         return KARS_ERROR;
+    }
+    if (!r->admitted || by != NULL) { /* a decision, not a failed upstream */
+        if (kars__headers_add(r->pool, &r->out, KARS_STR("x-kars-decision"),
+                              KARS_STR("blocked")) != KARS_OK ||
+            kars__headers_add(r->pool, &r->out, KARS_STR("x-kars-decision-by"),
+                              who) != KARS_OK ||
+            kars__headers_add(r->pool, &r->out,
+                              KARS_STR("x-kars-decision-reason"),
+                              reason) != KARS_OK) {
+            return KARS_ERROR;
+        }
     }
     if (d->retry_after_ms != 0) {
         kars_str_t s = kars__pprintf(
@@ -243,7 +248,7 @@ kars__req_deny(kars_req_t *r, const kars_denial_t *denial,
 
     kars_str_t rule = answer_rule(r, &d, by);
 
-    r->denied = d.status != 401 || by != NULL;
+    r->denied = !r->admitted || by != NULL; /* else the upstream failed */
     r->status = (uint32_t) d.status;
     r->answer = KARS__ANSWER_LOCAL;
     r->answer_body = answer_error_body(r, &d);
@@ -252,7 +257,7 @@ kars__req_deny(kars_req_t *r, const kars_denial_t *denial,
     answer_fact(r, "deny_code", d.code);
     answer_fact(r, "deny_reason", d.reason);
     answer_fact(r, "deny_rule", rule);
-    kars__log(KARS_LOG_NOTICE,
+    kars__log(r->denied ? KARS_LOG_NOTICE : KARS_LOG_WARN,
               "router: refused status=%d code=%.*s by=%s rule=\"%.*s\" "
               "route=\"%.*s\" class=%.*s trace=%.*s reason=\"%.*s\"",
               d.status, KARS_STR_ARG(d.code),

@@ -128,7 +128,6 @@ pass_refuse(pass_t *p, int status, const char *code, const char *reason)
     r->answer = KARS__ANSWER_NONE;
     r->out.n = 0;
     (void) kars__req_refuse(r, status, "proxy_error", code, reason);
-    r->denied = 0; /* it was allowed; the upstream failed */
     kars__req_send_answer(r);
 }
 

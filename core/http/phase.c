@@ -18,13 +18,6 @@ kars__req_start(kars_req_t *r)
     }
     r->route = route;
     kars__pool_cap(r->pool, (size_t) route->core->memory);
-    if (r->head.content_length > (int64_t) route->core->body_limit) {
-        (void) kars__req_refuse(r, 413, "invalid_request_error",
-                                "body_too_large",
-                                "the body is larger than body_limit");
-        kars__req_send_answer(r);
-        return;
-    }
     kars__req_run(r);
 }
 
@@ -154,6 +147,11 @@ phase_next(kars_req_t *r)
         if (!r->granted) {
             return kars__req_refuse(r, 403, "policy_violation", "no_identity",
                                     "no module granted this caller anything");
+        }
+        if (r->head.content_length > (int64_t) r->route->core->body_limit) {
+            return kars__req_refuse(r, 413, "invalid_request_error",
+                                    "body_too_large",
+                                    "the body is larger than body_limit");
         }
         r->phase = KARS_PHASE_REWRITE;
         return KARS_OK;

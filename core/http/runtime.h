@@ -130,8 +130,9 @@ struct kars_cycle_s {
 
     kars__mod_t **mods; /* in load order */
     size_t nmods;
-    size_t nstarted;      /* those whose worker_start said OK */
-    size_t conn_ctx_size; /* of all modules together */
+    kars__mod_t **started; /* in the order of worker_start */
+    size_t nstarted;       /* those of them that said OK */
+    size_t conn_ctx_size;  /* of all modules together */
     kars__server_t *servers;
     kars_listener_t *listeners;
     kars_upstream_t *upstreams;

@@ -105,17 +105,23 @@ kars__cycle_start(kars_cycle_t *c, kars_err_t *err)
     if (c->resolver == NULL) {
         return KARS_ERROR;
     }
+    c->started = kars__pnewn(c->pool, kars__mod_t *, c->nmods + 1);
+    if (c->started == NULL) {
+        return kars__err(err, ENOMEM, "a worker");
+    }
+    kars__modules_start_order(c->mods, c->nmods, c->started);
     for (size_t i = 0; i < c->nmods; i++) {
-        if (c->mods[i]->def.worker_start == NULL) {
-            continue;
-        }
-        kars__mod_now = c->mods[i];
-        int rc = c->mods[i]->def.worker_start(c, err);
-        kars__mod_now = NULL;
+        kars__mod_t *m = c->started[i];
+        int rc = KARS_OK;
 
+        if (m->def.worker_start != NULL) {
+            kars__mod_now = m;
+            rc = m->def.worker_start(c, err);
+            kars__mod_now = NULL;
+        }
         if (rc != KARS_OK) {
             return kars__err_prefix(err, "module %s does not start",
-                                    c->mods[i]->def.name);
+                                    m->def.name);
         }
         c->nstarted = i + 1;
     }
@@ -129,10 +135,10 @@ static void
 cycle_stop_modules(kars_cycle_t *c)
 {
     while (c->nstarted > 0) {
-        const kars__mod_t *m = c->mods[--c->nstarted];
+        kars__mod_t *m = c->started[--c->nstarted];
 
         if (m->def.worker_stop != NULL) {
-            kars__mod_now = c->mods[c->nstarted];
+            kars__mod_now = m;
             m->def.worker_stop(c);
             kars__mod_now = NULL;
         }

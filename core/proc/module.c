@@ -254,3 +254,63 @@ kars__modules_link(kars__mod_t *const *mods, size_t n, kars_err_t *err)
     }
     return KARS_OK;
 }
+
+static int
+module_provides(const kars__mod_t *m, const char *name)
+{
+    for (const kars_service_t *s = m->def.provides;
+         s != NULL && s->name != NULL; s++) {
+        if (strcmp(s->name, name) == 0) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Does m need a service of one that is not in done[0..ndone)? */
+static int
+module_waits(kars__mod_t *const *mods, size_t n, const kars__mod_t *m,
+             kars__mod_t *const *done, size_t ndone)
+{
+    for (const kars_need_t *need = m->def.needs;
+         need != NULL && need->name != NULL; need++) {
+        for (size_t i = 0; i < n; i++) {
+            size_t j = 0;
+
+            while (j < ndone && done[j] != mods[i]) {
+                j++;
+            }
+            if (j == ndone && mods[i] != m &&
+                module_provides(mods[i], need->name)) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+void
+kars__modules_start_order(kars__mod_t *const *mods, size_t n, kars__mod_t **ret)
+{
+    size_t ndone = 0;
+
+    while (ndone < n) {
+        kars__mod_t *next = NULL, *first = NULL;
+
+        for (size_t i = 0; i < n && next == NULL; i++) {
+            size_t j = 0;
+
+            while (j < ndone && ret[j] != mods[i]) {
+                j++;
+            }
+            if (j < ndone) {
+                continue;
+            }
+            first = first != NULL ? first : mods[i];
+            if (!module_waits(mods, n, mods[i], ret, ndone)) {
+                next = mods[i];
+            }
+        }
+        ret[ndone++] = next != NULL ? next : first; /* a circle: load order */
+    }
+}

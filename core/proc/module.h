@@ -23,4 +23,9 @@ int kars__module_open(kars_pool_t *pool, const char *dir, kars_str_t name,
 /* Orders and services: `after`, `before`, needs and provides. */
 int kars__modules_link(kars__mod_t *const *mods, size_t n, kars_err_t *err);
 
+/* The order in which modules start: load order, but who provides a service
+ * starts before who needs it (and so stops after it). ret has room for n. */
+void kars__modules_start_order(kars__mod_t *const *mods, size_t n,
+                               kars__mod_t **ret);
+
 #endif

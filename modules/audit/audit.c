@@ -21,11 +21,18 @@ typedef struct {
 
 /* Records of requests */
 
+/* Is the route open to all callers? */
+static int
+audit_open(kars_req_t *r)
+{
+    return kars_str_eq(kars_req_var(r, KARS_STR("access")), KARS_STR("open"));
+}
+
 /* Does this request get a record? Open routes only when refused. */
 static int
 audit_wanted(kars_req_t *r)
 {
-    return !kars_str_eq(kars_req_class(r), KARS_STR("open")) ||
+    return !audit_open(r) ||
            kars_str_eq(kars_req_var(r, KARS_STR("decision")), KARS_STR("deny"));
 }
 
@@ -177,8 +184,7 @@ audit_admit(kars_req_t *r, const void *conf, void *ctx)
     audit_ctx_t *ax = ctx;
     kars_denial_t denial;
 
-    if (ax->promised || ax->recorded ||
-        kars_str_eq(kars_req_class(r), KARS_STR("open"))) {
+    if (ax->promised || ax->recorded || audit_open(r)) {
         return KARS_OK;
     }
 

@@ -481,6 +481,12 @@ identity_access(kars_req_t *r, const void *conf, void *ctx)
 
     identity_caller(r, ic, &who);
 
+    /* Open to all: audit keeps a record only of what is refused there. */
+    if ((classes & ACCESS_OPEN) != 0 &&
+        kars_var_set(r, KARS_STR("access"), KARS_STR("open")) != KARS_OK) {
+        return KARS_ERROR;
+    }
+
     /* What another module verified (a peer's signature) beats not knowing. */
     if (who.klass == ACCESS_OPEN && granted != 0 && granted != ACCESS_OPEN) {
         return access_allows(classes, granted)
