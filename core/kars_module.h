@@ -56,7 +56,8 @@ enum {
 
 /* Flags of a hook. */
 enum {
-    KARS_NEEDS_BODY = 1 << 0 /* REWRITE, ADMIT: wait until the body is whole */
+    KARS_NEEDS_BODY = 1 << 0 /* REWRITE, ADMIT, CONTENT: run when the body is
+                              * whole; nothing goes upstream before */
 };
 
 /* Flags of a module. */
@@ -144,6 +145,7 @@ typedef struct kars_listener_s kars_listener_t;
 typedef struct kars_stream_s kars_stream_t; /* bytes of one's own protocol */
 typedef struct kars_ws_s kars_ws_t;         /* a WebSocket */
 typedef struct kars_snapshot_s kars_snapshot_t; /* of a watched file */
+typedef struct kars_map_s kars_map_t;           /* a store that workers share */
 typedef uint64_t kars_token_t; /* names a suspension; stale ones are harmless */
 
 /* Bytes with a length; not terminated. Borrowed unless the comment says so. */
@@ -196,6 +198,9 @@ typedef struct {
     kars_str_t tls_peer_subject; /* of a verified client certificate */
     kars_str_t tls_peer_sha256;  /* its digest, 32 bytes */
     kars_list_t tls_peer_names;  /* its DNS and URI alternative names */
+    uint16_t orig_port;          /* where it was bound for before a redirect */
+    uint16_t orig_family;        /* AF_INET, AF_INET6; 0: not redirected */
+    uint8_t orig_addr[16];       /* network order, as addr */
 } kars_peer_t;
 
 /* One header field to send. */
@@ -216,6 +221,15 @@ typedef struct {
     size_t nheaders;
     uint32_t timeout_ms; /* for the whole call; 0: the upstream's own */
     uint32_t max_body;   /* reply bytes to buffer; more is EMSGSIZE */
+    uint32_t idle_ms;    /* without a byte: ETIMEDOUT; 0: the upstream's own */
+    uint32_t unused;     /* zero */
+    /* A header whose value is written on the wire and nowhere else. */
+    kars_str_t secret_name;   /* "authorization"; empty: none */
+    kars_str_t secret_prefix; /* "Bearer " */
+    const kars_secret_t *secret;
+    /* Connections are reused only between calls of one scope (whose credential
+     * it is, say). Empty: the upstream's own. */
+    kars_str_t pool_scope;
 } kars_call_t;
 
 /* Its outcome. Filled by the router, valid until the continuation returns. */
@@ -268,6 +282,7 @@ typedef struct {
     int (*retry)(kars_req_t *r, const kars_reply_t *reply, uint32_t attempt,
                  kars_upstream_t **next, void *data);
     void *data;
+    kars_str_t pool_scope; /* as in kars_call_t */
 } kars_pass_t;
 
 typedef int (*kars_hook_pt)(kars_req_t *r, const void *conf, void *ctx);
@@ -326,6 +341,9 @@ typedef struct {
     kars_str_t route_methods; /* "GET,PUT" as written */
     kars_str_t route_path;
     kars_upstream_t *route_upstream; /* of `pass`, or NULL */
+    /* Classes of the listeners through which the route is reached, one for
+     * each; an empty word for a listener without `class=`. */
+    kars_list_t listen_classes;
 } kars_place_t;
 
 typedef struct {
@@ -424,13 +442,13 @@ typedef struct {
     const kars_os_need_t *os_needs;
     const kars_command_t *commands;
     const char *after;  /* modules that must be loaded earlier: "a b" */
-    const char *before; /* and those that must be loaded later */
+    const char *before; /* and those that must be loaded later; "*": all */
     /* After values are merged; may change conf. */
     int (*check)(const kars_place_t *place, void *conf, kars_err_t *err);
     int (*worker_start)(kars_cycle_t *cycle, kars_err_t *err);
     void (*worker_stop)(kars_cycle_t *cycle);
     /* A policy was published: may this long-lived request go on? OK or an
-     * own kars_deny(); see DECISIONS in docs/architecture.md. */
+     * own kars_deny(). This release never calls it. */
     kars_hook_pt recheck;
 } kars_module_t;
 
@@ -447,6 +465,34 @@ typedef struct {
     size_t nbuckets;
 } kars_metric_def_t;
 
+/* What somebody decided. Its strings live as long as the request does. */
+enum { KARS_ALLOW = 1, KARS_DENY, KARS_NEEDS_APPROVAL, KARS_RATE_LIMITED };
+typedef struct {
+    size_t size;
+    uint32_t decision; /* KARS_ALLOW, ... */
+    uint32_t retry_after_ms;
+    kars_str_t rule; /* file:line of the policy */
+    kars_str_t reason;
+} kars_verdict_t;
+
+/*
+ * An answer that grows. Filled by the module; the router copies it. Both
+ * functions may be NULL; neither returns anything: they cannot fail.
+ */
+enum {
+    KARS_OPEN_ENDED = 1 << 0 /* no end of its own (a subscription): audited when
+                              * it opens and when it closes, and rechecked */
+};
+typedef struct {
+    size_t size;
+    uint32_t status;
+    uint32_t flags; /* KARS_OPEN_ENDED */
+    kars_str_t content_type;
+    void (*room)(kars_req_t *r, void *data); /* after AGAIN: write again */
+    void (*gone)(kars_req_t *r, void *data); /* the client left: stop; once */
+    void *data;
+} kars_answer_t;
+
 /* Bytes of a protocol of one's own: a listener hands each new one to accept. */
 typedef struct {
     size_t size;
@@ -456,6 +502,8 @@ typedef struct {
     int (*datagram)(kars_stream_t *s, const kars_peer_t *from, kars_str_t bytes,
                     void *data);
     void (*closed)(kars_stream_t *s, int error, void *data); /* once, always */
+    void (*connected)(kars_stream_t *s, void *data); /* of stream_open() */
+    void (*room)(kars_stream_t *s, void *data); /* after AGAIN: write again */
 } kars_stream_handler_t;
 
 typedef struct {
@@ -465,16 +513,62 @@ typedef struct {
                  uint32_t flags, void *data); /* FIRST, LAST: of a message */
     void (*room)(kars_ws_t *ws, void *data);  /* may write again */
     void (*closed)(kars_ws_t *ws, int error, void *data);
+    /* Limits; 0: the router's own. */
+    uint32_t max_frame;   /* bytes; a larger one closes with 1009 */
+    uint32_t max_message; /* bytes of its frames together; likewise */
+    uint32_t max_unsent;  /* bytes that may wait here; ws_write() is ERROR */
+    uint32_t ping_ms;     /* silence after which the peer is pinged */
+    uint32_t pong_ms;     /* and then closed with ETIMEDOUT */
+    uint32_t unused;      /* zero */
 } kars_ws_handler_t;
 
-/* A file that the router watches: parse makes a value or refuses it. */
+/* One of the files that belong together. Grows never. */
+typedef struct {
+    kars_str_t name; /* without its folder */
+    kars_str_t bytes;
+} kars_file_t;
+
+/*
+ * A file that the router watches: parse makes a value or refuses it, which
+ * keeps the one before. *ret lives in pool, which goes when the last request
+ * that uses it has ended. Names and bytes are gone when parse returns.
+ */
 typedef struct {
     size_t size;
     kars_str_t path; /* a file, or a folder whose files belong together */
     kars_str_t kind; /* for policy-status: "EgressAllowlist" */
     int (*parse)(kars_pool_t *pool, kars_str_t name, kars_str_t bytes,
                  void **ret, kars_err_t *err);
+    /* Instead of parse: all files of the folder, in the order of their names.
+     */
+    int (*parse_all)(kars_pool_t *pool, const kars_file_t *files, size_t n,
+                     void *data, void **ret, kars_err_t *err);
+    /* A value took the place of another; on the loop, may be NULL. */
+    void (*published)(kars_cycle_t *cycle, const void *value, void *data);
+    void *data;
 } kars_watch_t;
+
+/* How a watched path stands, for kars_watch_each(). */
+typedef struct {
+    size_t size;
+    kars_str_t kind;
+    kars_str_t path;
+    kars_str_t digest;     /* 32 bytes; empty: none was good yet */
+    kars_str_t error;      /* why the newest was refused; empty: it was not */
+    uint64_t loaded_at_ms; /* Unix milliseconds; 0: never */
+} kars_watch_state_t;
+
+/* A keyed store in the zone. */
+typedef struct {
+    size_t size;
+    kars_str_t name;  /* "forward-proxy.approvals" */
+    uint32_t version; /* of keys and values; another one begins empty */
+    uint32_t max_entries;
+    uint32_t max_key;   /* bytes */
+    uint32_t max_value; /* bytes */
+} kars_map_def_t;
+
+enum { KARS_NEW_ONLY = 1 << 0 };
 
 /* How an upstream fares, for kars_upstream_each(). Times: Unix milliseconds. */
 typedef struct {
@@ -638,8 +732,8 @@ struct kars_api_s {
     void (*series_set)(kars_series_t *series, double value);
     kars_str_t (*metrics_text)(kars_req_t *r); /* Prometheus 0.0.4 */
 
-    /* Answers that grow. room: OK while more is welcome, else AGAIN and fn
-     * runs when it is. */
+    /* Answers that grow; see answer_begin(). room: OK while more is welcome,
+     * else AGAIN and fn runs when it is. */
     int (*answer_start)(kars_req_t *r, int status, kars_str_t content_type);
     int (*answer_write)(kars_req_t *r, kars_str_t bytes, uint32_t flags);
     int (*answer_room)(kars_req_t *r, kars_wake_pt fn);
@@ -697,6 +791,142 @@ struct kars_api_s {
                          int (*fn)(kars_cycle_t *cycle, kars_str_t key,
                                    kars_str_t message, void *data),
                          void *data);
+
+    /*
+     * Waiting for what another module finds out. A provider makes a token,
+     * starts its work and returns AGAIN; the consumer waits for the token with
+     * a continuation of its own:
+     *
+     *     rc = policy->decide(r, &question, &ctx->verdict, &token);
+     *     return rc == KARS_AGAIN ? kars_await(r, token, 2000, asked) : ...
+     *
+     * The provider writes where it was told, if token_waits() says 1, and then
+     * calls resume(). The request's end and the time-out kill the token; one
+     * that nobody waits for dies when the hook returns.
+     */
+    kars_token_t (*token_make)(kars_req_t *r); /* 0: no memory */
+    int (*token_waits)(kars_token_t token);    /* loop only; 1: still wanted */
+    /* AGAIN, or ERROR. fn's error: 0, what resume() said, or ETIMEDOUT. */
+    int (*await)(kars_req_t *r, kars_token_t token, uint32_t timeout_ms,
+                 kars_wake_pt fn);
+    int (*filter_await)(kars_filter_t *f, kars_token_t token,
+                        uint32_t timeout_ms, kars_filter_wake_pt fn);
+
+    /* Memory for what outlives a request: sessions, streams. cap in bytes, 0:
+     * none. NULL: no memory. What it owns is released by destroy, at the
+     * latest when the worker ends. */
+    kars_pool_t *(*pool_create)(kars_cycle_t *cycle, size_t cap);
+    void (*pool_destroy)(kars_pool_t *pool); /* NULL is harmless */
+
+    /*
+     * A store that all workers share and reloads keep. get copies the value
+     * into pool: OK, DECLINED (absent, or over), ERROR (no memory). put: OK,
+     * DECLINED (NEW_ONLY, and it is there), ERROR (full, or too large); ttl_ms
+     * 0: for good. delete: OK, DECLINED. each: fn sees a copy of each entry
+     * that is not over, returns DECLINED to delete it and DONE to stop.
+     */
+    kars_map_t *(*map)(kars_cycle_t *cycle, const kars_map_def_t *def,
+                       kars_err_t *err); /* worker_start and later */
+    int (*map_get)(kars_map_t *map, kars_str_t key, kars_pool_t *pool,
+                   kars_str_t *ret);
+    int (*map_put)(kars_map_t *map, kars_str_t key, kars_str_t value,
+                   uint64_t ttl_ms, uint32_t flags);
+    int (*map_delete)(kars_map_t *map, kars_str_t key);
+    void (*map_each)(kars_map_t *map,
+                     int (*fn)(kars_str_t key, kars_str_t value, void *data),
+                     void *data);
+
+    /* Streams: the data that the handler gets from now on (accept got that of
+     * listen()), memory that goes after closed(), milliseconds without a byte
+     * after which it is closed with ETIMEDOUT (0: never). */
+    void (*stream_data_set)(kars_stream_t *s, void *data);
+    kars_pool_t *(*stream_pool)(kars_stream_t *s);
+    void (*stream_timeout)(kars_stream_t *s, uint32_t idle_ms);
+    /* May this be? ACCESS and ADMIT of the route that takes method and path
+     * run for the stream's pseudo-request; its record is written when the
+     * stream closes. fn runs from the loop, once, unless it closed before.
+     * readable() is not called meanwhile. AGAIN, or ERROR. */
+    int (*stream_decide)(kars_stream_t *s, kars_str_t method, kars_str_t path,
+                         int (*fn)(kars_stream_t *s,
+                                   const kars_verdict_t *verdict, void *data));
+    /* It is HTTP after all: what was not taken, and all that follows, goes to
+     * the server that has this `listen` address. The handler is called no
+     * more, closed() too. OK, or ERROR: there is no such listener. */
+    int (*stream_http)(kars_stream_t *s, kars_str_t listener);
+    /* One that goes out: connected() or closed() follows. NULL: no memory. */
+    kars_stream_t *(*stream_open)(kars_cycle_t *cycle, kars_upstream_t *to,
+                                  const kars_stream_handler_t *handler,
+                                  void *data);
+
+    /*
+     * From CONTENT: begins an answer that grows and returns AGAIN, which the
+     * hook returns; the request then goes on until answer_end(), or until the
+     * client left (gone). With it, answer_write() is OK; AGAIN: taken, and room
+     * will tell when more is welcome; ERROR: not taken, it is over.
+     * answer_start() is the short form, and answer_room() the way to wait in
+     * it.
+     */
+    int (*answer_begin)(kars_req_t *r, const kars_answer_t *answer);
+
+    /*
+     * The worker that owns a key: owner_claim() is OK (it is ours for lease_ms
+     * more), DECLINED (another's) or ERROR. A question to the owner: fn runs
+     * once, with error ENOENT (nobody's), ETIMEDOUT, ECONNRESET or 0; message
+     * and reply are copied. serve: fn gets what others ask and send; `call` is
+     * 0 for a message that wants no reply, and is answered now or later.
+     */
+    int (*owner_call)(kars_cycle_t *cycle, kars_str_t key, kars_str_t message,
+                      uint32_t timeout_ms,
+                      void (*fn)(kars_cycle_t *cycle, int error,
+                                 kars_str_t reply, void *data),
+                      void *data);
+    int (*owner_serve)(kars_cycle_t *cycle,
+                       int (*fn)(kars_cycle_t *cycle, kars_str_t key,
+                                 kars_str_t message, kars_token_t call,
+                                 void *data),
+                       void *data);
+    int (*owner_reply)(kars_cycle_t *cycle, kars_token_t call,
+                       kars_str_t reply); /* a late one is harmless */
+    void (*owner_release)(kars_cycle_t *cycle, kars_str_t key);
+
+    /* Secrets. header_secret: `prefix` and the secret are the value of a header
+     * of what goes upstream, put there as the head is written: no other
+     * function shows it, a filter does not see it. Replaces all of that name.
+     * secret_create copies bytes into guarded memory, zeroed with the pool;
+     * secret_share gives it one more owner and returns it. NULL: no memory. */
+    int (*header_secret)(kars_req_t *r, kars_str_t name, kars_str_t prefix,
+                         const kars_secret_t *secret);
+    kars_secret_t *(*secret_create)(kars_pool_t *pool, kars_str_t bytes,
+                                    kars_err_t *err);
+    kars_secret_t *(*secret_share)(kars_pool_t *pool, kars_secret_t *secret);
+
+    /* Every watched path of the router, whoever watches it. */
+    void (*watch_each)(kars_cycle_t *cycle,
+                       void (*fn)(const kars_watch_state_t *s, void *data),
+                       void *data);
+
+    /* A WebSocket that goes out: method, body and max_body of call are not
+     * used. open() or closed() follows. NULL: no memory. pause: no frames from
+     * now on, or again. */
+    kars_ws_t *(*ws_connect)(kars_cycle_t *cycle, const kars_call_t *call,
+                             const kars_ws_handler_t *handler, void *data);
+    void (*ws_pause)(kars_ws_t *ws, int on);
+
+    /* For a command that has to wait: turns the loop until loop_stop(). OK;
+     * ERROR: timeout_ms went by (0: no limit), or this is no command. */
+    int (*loop_run)(kars_cycle_t *cycle, uint32_t timeout_ms);
+    void (*loop_stop)(kars_cycle_t *cycle);
+
+    /* As err(), and says the file and line of the directive that set `field`
+     * of the conf that is being checked. */
+    int (*check_err)(const kars_place_t *place, const void *field,
+                     kars_err_t *err, const char *fmt, ...)
+        __attribute__((format(printf, 4, 5)));
+
+    /* The held body in one piece, with what json_set() changed; copied if it
+     * was in several. data NULL: no memory (of body_memory). */
+    kars_str_t (*req_body_flat)(kars_req_t *r);
+    int (*random)(void *ret, size_t n); /* for keys and nonces; OK, ERROR */
 };
 
 #ifndef KARS_CORE
@@ -822,6 +1052,39 @@ extern const kars_module_t kars_module;
 #define kars_owner_claim       kars_api->owner_claim
 #define kars_owner_send        kars_api->owner_send
 #define kars_owner_receive     kars_api->owner_receive
+#define kars_token_make        kars_api->token_make
+#define kars_token_waits       kars_api->token_waits
+#define kars_await             kars_api->await
+#define kars_filter_await      kars_api->filter_await
+#define kars_pool_create       kars_api->pool_create
+#define kars_pool_destroy      kars_api->pool_destroy
+#define kars_map               kars_api->map
+#define kars_map_get           kars_api->map_get
+#define kars_map_put           kars_api->map_put
+#define kars_map_delete        kars_api->map_delete
+#define kars_map_each          kars_api->map_each
+#define kars_stream_data_set   kars_api->stream_data_set
+#define kars_stream_pool       kars_api->stream_pool
+#define kars_stream_timeout    kars_api->stream_timeout
+#define kars_stream_decide     kars_api->stream_decide
+#define kars_stream_http       kars_api->stream_http
+#define kars_stream_open       kars_api->stream_open
+#define kars_answer_begin      kars_api->answer_begin
+#define kars_owner_call        kars_api->owner_call
+#define kars_owner_serve       kars_api->owner_serve
+#define kars_owner_reply       kars_api->owner_reply
+#define kars_owner_release     kars_api->owner_release
+#define kars_header_secret     kars_api->header_secret
+#define kars_secret_create     kars_api->secret_create
+#define kars_secret_share      kars_api->secret_share
+#define kars_watch_each        kars_api->watch_each
+#define kars_ws_connect        kars_api->ws_connect
+#define kars_ws_pause          kars_api->ws_pause
+#define kars_loop_run          kars_api->loop_run
+#define kars_loop_stop         kars_api->loop_stop
+#define kars_check_err         kars_api->check_err
+#define kars_req_body_flat     kars_api->req_body_flat
+#define kars_random            kars_api->random
 #endif
 
 static inline int
@@ -913,6 +1176,16 @@ typedef struct {
                   const unsigned char sig[64]); /* OK, or ERROR */
 } kars_signing_t;
 
+/* "jws/1": tokens and documents signed with that key. */
+typedef struct {
+    size_t size;
+    kars_str_t (*kid)(void); /* names the key; lives as long as the worker */
+    /* A JSON text as RFC 8785 writes it, in pool. ERROR: it is no JSON. */
+    int (*canonical)(kars_pool_t *pool, kars_str_t json, kars_str_t *ret);
+    /* A compact JWS (EdDSA, with kid) over payload, in pool. */
+    int (*sign)(kars_pool_t *pool, kars_str_t payload, kars_str_t *ret);
+} kars_jws_t;
+
 /* "budget.ledger/1": what a sandbox used and may still use, in tokens. */
 typedef struct {
     size_t size;
@@ -922,7 +1195,11 @@ typedef struct {
     int (*charge)(kars_req_t *r, uint64_t tokens);
 } kars_budget_ledger_t;
 
-/* "policy.decision/1": may this happen? AGAIN: fn runs with the verdict. */
+/*
+ * "policy.decision/1": may this happen? OK: *ret is filled. AGAIN: it will be,
+ * when *ret_token, which the caller awaits, is resumed without an error; so ret
+ * is in the caller's ctx. ERROR: no verdict, which means no.
+ */
 typedef struct {
     size_t size;
     kars_str_t subject;
@@ -930,34 +1207,24 @@ typedef struct {
     kars_str_t context; /* a JSON object, or empty */
 } kars_question_t;
 
-enum { KARS_ALLOW = 1, KARS_DENY, KARS_NEEDS_APPROVAL, KARS_RATE_LIMITED };
-typedef struct {
-    size_t size;
-    uint32_t decision;
-    uint32_t retry_after_ms;
-    kars_str_t rule; /* file:line of the policy */
-    kars_str_t reason;
-} kars_verdict_t;
-
 typedef struct {
     size_t size;
     int (*decide)(kars_req_t *r, const kars_question_t *question,
-                  kars_verdict_t *ret,
-                  int (*fn)(kars_req_t *r, const kars_verdict_t *verdict,
-                            const void *conf, void *ctx));
+                  kars_verdict_t *ret, kars_token_t *ret_token);
 } kars_policy_t;
 
-/* "egress.decision/1": may this host and port be reached? */
+/* "egress.decision/1": may this host and port be reached? Never suspends. */
 typedef struct {
     size_t size;
     int (*decide)(kars_req_t *r, kars_hostport_t to, kars_verdict_t *ret);
 } kars_egress_t;
 
-/* "credential.provider/1": a bearer for a scope; AGAIN: fn runs later. */
+/* "credential.provider/1": a bearer for a scope, for kars_header_secret(); it
+ * lives as long as the request. OK, AGAIN and ERROR as above. */
 typedef struct {
     size_t size;
-    int (*token)(kars_req_t *r, kars_str_t scope, kars_str_t *ret,
-                 kars_wake_pt fn);
+    int (*token)(kars_req_t *r, kars_str_t scope, kars_secret_t **ret,
+                 kars_token_t *ret_token);
 } kars_credential_t;
 
 /* "trust.store/1": scores 0..1000. */

@@ -248,7 +248,8 @@ kars__http1_want(kars_conn_t *c)
         events |= KARS__READ;
         break;
     }
-    if (c->state == KARS__CONN_BUSY && !c->body_whole && !c->want_body) {
+    if (c->eof ||
+        (c->state == KARS__CONN_BUSY && !c->body_whole && !c->want_body)) {
         events &= ~(uint32_t) KARS__READ; /* a body that must wait */
     }
     kars__sock_want(&c->sock, events);
@@ -326,7 +327,15 @@ http1_recv(kars_conn_t *c)
         http1_linger(c, n);
         return n <= 0 ? KARS_ERROR : KARS_DONE;
     }
-    if (n <= 0) { /* the client left, also in the midst of its request */
+    if (n == 0 && c->state == KARS__CONN_BUSY && c->body_whole &&
+        !(c->r != NULL && c->r->event_stream)) {
+        /* Half-closed: it still waits for its answer. Of a stream nobody does
+         * that, and one that hung up must not keep a model at work. */
+        c->eof = 1;
+        c->keep = 0;
+        return KARS_DONE;
+    }
+    if (n <= 0) { /* the client left, maybe in the midst of its request */
         kars__http1_close(c);
         return KARS_ERROR;
     }

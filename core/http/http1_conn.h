@@ -49,6 +49,7 @@ struct kars_conn_s {
     uint8_t ended;  /* the answer's last byte is queued */
     uint8_t broken; /* close at the next flush */
     uint8_t in_input;
+    uint8_t eof; /* the client sends no more, but may still read */
 
     uint32_t family;
     uint32_t uid;

@@ -7,6 +7,15 @@
 #define HTTP1_LINGER_MS 2000 /* for what a refused client still sends */
 #define HTTP1_ROOM      (64u * 1024u)
 
+/* The connection ends at the next flush: not from here, where its callers
+ * still hold it. */
+static void
+http1_break(kars_conn_t *c)
+{
+    c->broken = 1;
+    kars__http1_queue_flush(c);
+}
+
 /* In. */
 
 static void
@@ -33,7 +42,7 @@ http1_bad_head(kars_conn_t *c, kars__head_t *head, const kars_err_t *err)
     c->keep = 0;
     c->state = KARS__CONN_BUSY;
     if (r == NULL) {
-        kars__http1_close(c);
+        http1_break(c);
         return;
     }
     r->conn = c;
@@ -64,9 +73,9 @@ http1_request(kars_conn_t *c, const char *p, size_t n)
 
     if (path == NULL) { /* no memory to say so either */
         if (r != NULL) {
-            r->finished = 1;
+            kars__req_done(r);
         }
-        kars__http1_close(c);
+        http1_break(c);
         return;
     }
     c->r = r;
@@ -486,8 +495,7 @@ http1_abort(kars_req_t *r)
     kars_conn_t *c = r->conn;
 
     if (c != NULL) {
-        c->broken = 1;
-        kars__http1_queue_flush(c);
+        http1_break(c);
     }
 }
 
@@ -532,6 +540,10 @@ http1_answered(kars_conn_t *c)
             c->rd = NULL;
             c->rd_at = c->rd_end = 0;
         }
+        return;
+    }
+    if (c->eof) {
+        http1_break(c); /* nothing is left to linger for */
         return;
     }
     c->state = KARS__CONN_LINGER;

@@ -138,6 +138,16 @@ phase_first(const kars_req_t *r, uint32_t phase)
     return i;
 }
 
+/* What is to be read must be readable. */
+static int
+phase_is_encoded(const kars_req_t *r)
+{
+    kars_str_t coding = kars__headers_get(&r->in, KARS_STR("content-encoding"));
+
+    return r->route->gated && coding.len != 0 &&
+           !kars__str_ieq(coding, KARS_STR("identity"));
+}
+
 /* All hooks of r->phase have run: on to the next. */
 static int
 phase_next(kars_req_t *r)
@@ -152,6 +162,15 @@ phase_next(kars_req_t *r)
             return kars__req_refuse(r, 413, "invalid_request_error",
                                     "body_too_large",
                                     "the body is larger than body_limit");
+        }
+        if (phase_is_encoded(r)) {
+            return kars__req_refuse(r, 415, "invalid_request_error",
+                                    "unsupported_encoding",
+                                    "a body with a content-encoding is not "
+                                    "read here: send it as it is");
+        }
+        if (r->route->gated) {
+            kars__headers_del(&r->in, KARS_STR("content-encoding"));
         }
         r->phase = KARS_PHASE_REWRITE;
         return KARS_OK;

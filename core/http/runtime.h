@@ -85,6 +85,7 @@ struct kars__route_s {
     kars_str_t path;    /* as written */
     const char *file;
     uint32_t line;
+    uint32_t column;
     kars__segment_t *segs;
     size_t nsegs;
     kars__core_conf_t *core;

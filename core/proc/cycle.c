@@ -150,7 +150,9 @@ kars__cycle_destroy(kars_cycle_t *c)
 {
     for (kars_listener_t *l = c->listeners; l != NULL; l = l->next) {
         kars__http1_unlisten(l);
-        (void) close(l->fd);
+        if (l->fd != -1) {
+            (void) close(l->fd);
+        }
     }
     c->drained = NULL;
     kars__http1_drain(c, 2);

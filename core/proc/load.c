@@ -299,10 +299,19 @@ load_modules(kars__load_t *l, kars_err_t *err)
     const char *dir = l->main.module_path.len != 0 ? l->main.module_path.data
                                                    : kars__module_dir();
 
-    for (size_t i = 0; i < l->main.modules.n; i++) {
-        if (kars__cycle_add_module(l->cycle, dir, l->main.modules.v[i], err) !=
-            KARS_OK) {
-            return KARS_ERROR;
+    for (const kars__conf_node_t *n = l->root->child; n != NULL; n = n->next) {
+        kars_err_t why = KARS_ERR_INIT;
+
+        if (!kars_str_eq(n->argv[0], KARS_STR("load_module"))) {
+            continue;
+        }
+        for (size_t i = 1; i < n->argc; i++) {
+            if (kars__cycle_add_module(l->cycle, dir, n->argv[i], &why) !=
+                    KARS_OK ||
+                kars__modules_order(l->cycle->mods, l->cycle->nmods, &why) !=
+                    KARS_OK) {
+                return kars__conf_err(err, n, i, "%s", why.text);
+            }
         }
     }
     return kars__modules_link(l->cycle->mods, l->cycle->nmods, err);

@@ -50,8 +50,9 @@ route_check(kars__load_t *l, const kars__level_t *level, kars__route_t *route,
         kars__mod_now = NULL;
 
         if (rc != KARS_OK) {
-            return kars__err_prefix(err, "%s:%u: module %s", route->file,
-                                    route->line, c->mods[i]->def.name);
+            return kars__err_prefix(err, "%s:%u:%u: module %s", route->file,
+                                    route->line, route->column,
+                                    c->mods[i]->def.name);
         }
     }
     return KARS_OK;
@@ -179,8 +180,8 @@ route_watches(kars__load_t *l, kars__route_t *route, uint32_t dir,
             }
         } else if (kars__json_compile(c->pool, paths, n, &prog, err) !=
                    KARS_OK) {
-            return kars__err_prefix(err, "%s:%u: JSON watches", route->file,
-                                    route->line);
+            return kars__err_prefix(err, "%s:%u:%u: JSON watches", route->file,
+                                    route->line, route->column);
         } else {
             w->prog = prog;
         }
@@ -218,15 +219,15 @@ kars__load_route(kars__load_t *l, kars__level_t *level, kars__route_t *route,
     if (core->respond_status != 0 &&
         (core->respond_status < 200 || core->respond_status > 599)) {
         return kars__err(err, 0,
-                         "%s:%u: `respond` takes a status from 200 to "
+                         "%s:%u:%u: `respond` takes a status from 200 to "
                          "599",
-                         route->file, route->line);
+                         route->file, route->line, route->column);
     }
     if (core->respond_status != 0 && core->pass != NULL) {
         return kars__err(err, 0,
-                         "%s:%u: a route has `pass` or `respond`, not "
+                         "%s:%u:%u: a route has `pass` or `respond`, not "
                          "both",
-                         route->file, route->line);
+                         route->file, route->line, route->column);
     }
     if (route_active(l, level, route, 0) != KARS_OK) {
         return kars__err(err, ENOMEM, "a route");

@@ -23,6 +23,20 @@ tree_block(const kars__conf_node_t *node, size_t argc, const char *form,
 /* Listeners: asked for before modules run, given to their servers after. */
 
 static int
+tree_is_class(kars_str_t s)
+{
+    static const char *const classes[] = { "agent", "operator", "controller",
+                                           "peer", "open" };
+
+    for (size_t i = 0; i < KARS_NELTS(classes); i++) {
+        if (kars_str_eq(s, kars__strz(classes[i]))) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int
 tree_listener(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
 {
     kars_listener_t *li = kars__pnew(l->cycle->pool, kars_listener_t);
@@ -49,6 +63,12 @@ tree_listener(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
         }
         li->klass =
             (kars_str_t){ word.data + prefix.len, word.len - prefix.len };
+        if (!tree_is_class(li->klass)) {
+            return kars__conf_err(err, node, 2,
+                                  "expected agent, operator, controller, peer "
+                                  "or open, got \"%.*s\"",
+                                  KARS_STR_ARG(li->klass));
+        }
     }
     if (kars__listen_addr(li->address, &li->addr, &why) != KARS_OK) {
         return kars__conf_err(err, node, 1, "%s", why.text);
@@ -61,7 +81,8 @@ tree_listener(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
         }
     }
     if (l->mode == KARS__CYCLE_SERVE &&
-        kars__ask(l->channel, KARS__ASK_LISTEN, li->address, 0, &li->fd, NULL,
+        kars__ask(l->channel, KARS__ASK_LISTEN, li->address,
+                  li->klass.len != 0 ? 0600 : 0666, &li->fd, NULL,
                   &why) != KARS_OK) {
         return kars__conf_err(err, node, 1, "%s", why.text);
     }
@@ -193,6 +214,7 @@ tree_route(kars__load_t *l, const kars__level_t *outer, kars__server_t *server,
     route->path = node->argv[2];
     route->file = node->file;
     route->line = node->line;
+    route->column = node->column;
     if (!tree_methods_ok(route->methods)) {
         return kars__conf_err(err, node, 1,
                               "expected methods such as GET,PUT or *, got "

@@ -197,7 +197,8 @@ master_listener(master_t *m, master_worker_t *w, kars__ask_t *ask)
         return -1;
     }
 
-    int fd = kars__open_listener(kars__strz(ask->text), &err);
+    int fd = kars__open_listener(kars__strz(ask->text), (uint32_t) ask->number,
+                                 &err);
 
     if (fd == -1) {
         ask->error = EADDRNOTAVAIL;
@@ -569,6 +570,7 @@ master_signals(void)
     sigset_t set;
 
     (void) signal(SIGPIPE, SIG_IGN);
+    (void) signal(SIGXFSZ, SIG_IGN); /* a full file is an error of write(2) */
     (void) sigemptyset(&set);
     (void) sigaddset(&set, SIGCHLD);
     (void) sigaddset(&set, SIGHUP);

@@ -133,7 +133,7 @@ kars__module_open(kars_pool_t *pool, const char *dir, kars_str_t name,
                          : kars__err_prefix(err, "module \"%s\"", path);
 }
 
-/* Does a list of names hold this one? */
+/* Does a list of names hold this one? "*" holds all. */
 static int
 module_named(const char *list, const char *name)
 {
@@ -142,7 +142,8 @@ module_named(const char *list, const char *name)
     while (list != NULL && *list != '\0') {
         size_t len = strcspn(list, " ");
 
-        if (len == n && memcmp(list, name, n) == 0) {
+        if ((len == n && memcmp(list, name, n) == 0) ||
+            (len == 1 && *list == '*')) {
             return 1;
         }
         list += len;
@@ -151,8 +152,8 @@ module_named(const char *list, const char *name)
     return 0;
 }
 
-static int
-module_order(kars__mod_t *const *mods, size_t n, kars_err_t *err)
+int
+kars__modules_order(kars__mod_t *const *mods, size_t n, kars_err_t *err)
 {
     for (size_t i = 0; i < n; i++) {
         for (size_t j = 0; j < n; j++) {
@@ -235,9 +236,6 @@ module_needs(kars__mod_t *const *mods, size_t n, const kars__mod_t *m,
 int
 kars__modules_link(kars__mod_t *const *mods, size_t n, kars_err_t *err)
 {
-    if (module_order(mods, n, err) != KARS_OK) {
-        return KARS_ERROR;
-    }
     for (size_t i = 0; i < n; i++) {
         const void *vtable;
 

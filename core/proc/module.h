@@ -20,7 +20,10 @@ extern const kars__dresolve_t *kars__abi_resolve;
 int kars__module_open(kars_pool_t *pool, const char *dir, kars_str_t name,
                       kars__mod_t **ret, kars_err_t *err);
 
-/* Orders and services: `after`, `before`, needs and provides. */
+/* Does the order of the load_module lines keep every `after` and `before`? */
+int kars__modules_order(kars__mod_t *const *mods, size_t n, kars_err_t *err);
+
+/* Services: binds needs to what is provided. */
 int kars__modules_link(kars__mod_t *const *mods, size_t n, kars_err_t *err);
 
 /* The order in which modules start: load order, but who provides a service

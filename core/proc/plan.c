@@ -115,7 +115,7 @@ plan_unlink_stale(const kars__addr_t *addr)
 }
 
 int
-kars__open_listener(kars_str_t address, kars_err_t *err)
+kars__open_listener(kars_str_t address, uint32_t mode, kars_err_t *err)
 {
     kars__addr_t addr;
     int on = 1;
@@ -133,15 +133,19 @@ kars__open_listener(kars_str_t address, kars_err_t *err)
     }
     if (family == AF_UNIX) {
         plan_unlink_stale(&addr);
-        (void) fchmod(fd, 0600); /* of the file that bind makes */
+        (void) fchmod(fd, mode); /* of the file that bind makes */
     } else {
         (void) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     }
     if (family == AF_INET6) {
         (void) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
     }
-    if (bind(fd, &addr.u.sa, addr.len) == -1 ||
-        listen(fd, PLAN_BACKLOG) == -1) {
+
+    mode_t mask = umask(0); /* the mode above is the one that is meant */
+    int rc = bind(fd, &addr.u.sa, addr.len);
+
+    (void) umask(mask);
+    if (rc == -1 || listen(fd, PLAN_BACKLOG) == -1) {
         (void) kars__err(err, errno, "listen on %.*s", KARS_STR_ARG(address));
         (void) close(fd);
         return -1;

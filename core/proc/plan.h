@@ -14,7 +14,8 @@
 #include "event/resolve.h"
 
 enum {
-    KARS__ASK_LISTEN = 1, /* text: address; reply: a listening fd */
+    KARS__ASK_LISTEN = 1, /* text: address; number: mode of a UNIX socket;
+                           * reply: a listening fd */
     KARS__ASK_ZONE,       /* number: size; reply: fd, number: the worker's id */
     KARS__ASK_LOG,        /* text: path; reply: fd */
     KARS__ASK_SECRET,     /* text: path; reply: fd */
@@ -45,7 +46,7 @@ int kars__ask(int channel, uint32_t kind, kars_str_t text, uint64_t number,
               int *ret_fd, uint64_t *ret_number, kars_err_t *err);
 
 /* What the master does for one message. Shared with kars__ask() above. */
-int kars__open_listener(kars_str_t address, kars_err_t *err);
+int kars__open_listener(kars_str_t address, uint32_t mode, kars_err_t *err);
 int kars__open_log(const char *path);
 
 /* "127.0.0.1:8443", "[::1]:8443", "*:8443", "unix:/path". */

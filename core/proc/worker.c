@@ -54,6 +54,8 @@ worker_drain(int force)
                   c->nconns);
         for (kars_listener_t *l = c->listeners; l != NULL; l = l->next) {
             kars__http1_unlisten(l);
+            (void) close(l->fd);
+            l->fd = -1;
         }
         worker.drain_timer.fn = worker_drain_over;
         kars__timer_start(c->loop, &worker.drain_timer, c->drain_timeout_ms);

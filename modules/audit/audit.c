@@ -403,6 +403,7 @@ KARS_MODULE(audit) = {
     .name = "audit",
     .version = "1.0.0",
     .flags = KARS_ALWAYS,
+    .before = "*", /* its filter and its LOG must be the last */
     .conf_size = sizeof(audit_conf_t),
     .ctx_size = sizeof(audit_ctx_t),
     .directives = audit_directives,

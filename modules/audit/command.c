@@ -15,7 +15,7 @@ enum { COMMAND_GOOD, COMMAND_BAD, COMMAND_USAGE };
 
 static const char command_usage[] =
     "usage: kars-router audit verify FILE... [--key PUBFILE] "
-    "[--head SEQ:DIGEST]\n";
+    "[--head SEQ:DIGEST] [--start SEQ:DIGEST|trust]\n";
 
 typedef struct {
     audit_verify_t v;
@@ -57,19 +57,41 @@ command_read_key(const char *path, uint8_t ret[32], FILE *err)
 }
 
 static int
-command_read_head(const char *text, audit_verify_t *v, FILE *err)
+command_read_place(const char *option, const char *text, uint64_t *ret_seq,
+                   uint8_t *ret_digest, FILE *err)
 {
     audit_scan_t s = { text, text + strlen(text) };
 
-    if (!audit_scan_uint(&s, &v->head_seq) || !audit_scan_lit(&s, ":") ||
-        !audit_unhex((kars_str_t){ s.p, (size_t) (s.end - s.p) },
-                     v->head_digest, AUDIT_SHA)) {
-        fprintf(err, "audit verify: --head \"%s\": not SEQ:DIGEST\n", text);
+    if (!audit_scan_uint(&s, ret_seq) || !audit_scan_lit(&s, ":") ||
+        !audit_unhex((kars_str_t){ s.p, (size_t) (s.end - s.p) }, ret_digest,
+                     AUDIT_SHA)) {
+        fprintf(err, "audit verify: %s \"%s\": not SEQ:DIGEST\n", option, text);
         return 0;
     }
-
-    v->has_head = 1;
     return 1;
+}
+
+/* One option with its value. */
+static int
+command_option(command_t *c, const char *option, const char *value, FILE *err)
+{
+    if (strcmp(option, "--key") == 0) {
+        c->v.key = c->key;
+        return command_read_key(value, c->key, err);
+    }
+    if (strcmp(option, "--head") == 0) {
+        c->v.has_head = 1;
+        c->head_from = "--head";
+        return command_read_place(option, value, &c->v.head_seq,
+                                  c->v.head_digest, err);
+    }
+    if (strcmp(value, "trust") == 0) {
+        c->v.trust_start = 1;
+        return 1;
+    }
+    c->v.has_start = 1;
+    return command_read_place(option, value, &c->v.start_seq, c->v.start_digest,
+                              err);
 }
 
 static int
@@ -82,33 +104,22 @@ command_args(command_t *c, int argc, char **argv, FILE *err)
 
     c->files = argv;
     for (int i = 2; i < argc; i++) {
-        int is_key = strcmp(argv[i], "--key") == 0;
-        int is_head = strcmp(argv[i], "--head") == 0;
+        int is_option = strcmp(argv[i], "--key") == 0 ||
+                        strcmp(argv[i], "--head") == 0 ||
+                        strcmp(argv[i], "--start") == 0;
 
-        if (!is_key && !is_head) {
-            if (strncmp(argv[i], "--", 2) == 0) {
-                fputs(command_usage, err);
-                return 0;
-            }
+        if (!is_option && strncmp(argv[i], "--", 2) != 0) {
             c->files[c->nfiles++] = argv[i];
             continue;
         }
-
-        if (++i == argc) {
+        if (!is_option || i + 1 == argc) {
             fputs(command_usage, err);
             return 0;
         }
-        if (is_key) {
-            if (!command_read_key(argv[i], c->key, err)) {
-                return 0;
-            }
-            c->v.key = c->key;
-        } else {
-            if (!command_read_head(argv[i], &c->v, err)) {
-                return 0;
-            }
-            c->head_from = "--head";
+        if (!command_option(c, argv[i], argv[i + 1], err)) {
+            return 0;
         }
+        i++;
     }
 
     if (c->nfiles == 0) {

@@ -181,6 +181,7 @@ enum {
     RECORD_ACTION = 512,
     RECORD_DECISION = 32,
     RECORD_WORD = 64,
+    RECORD_TRACE = 128,
     RECORD_NAME = 192,
     RECORD_PATH = 512,
     RECORD_MODEL = 256,
@@ -218,7 +219,7 @@ record_ext(char *p, const audit_fields_t *f)
 {
     int all = f->request != 0;
 
-    p = record_str(p, ",\"trace\":", f->trace, RECORD_WORD, all);
+    p = record_str(p, ",\"trace\":", f->trace, RECORD_TRACE, all);
     p = record_str(p, ",\"class\":", f->klass, RECORD_WORD, all);
     p = record_str(p, ",\"route\":", f->route, RECORD_NAME, all);
     p = record_str(p, ",\"method\":", f->method, RECORD_WORD, all);

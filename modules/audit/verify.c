@@ -26,7 +26,7 @@ verify_fault(audit_fault_t *ret, uint64_t seq, const char *fmt, ...)
 /* Where the first record stands: at a genesis, or within a chain that we must
  * take on trust. */
 static int
-verify_first(audit_verify_t *v, const audit_line_t *line)
+verify_first(audit_verify_t *v, const audit_line_t *line, audit_fault_t *ret)
 {
     v->first_seq = line->seq;
     v->chain.seq = line->seq;
@@ -35,9 +35,22 @@ verify_first(audit_verify_t *v, const audit_line_t *line)
     }
 
     if (line->prev_hash.len != AUDIT_HEX) {
-        return 0;
+        return verify_fault(ret, line->seq,
+                            "has no prev_hash and is not seq 0");
     }
-    v->start_unchecked = 1;
+    if (v->has_start &&
+        (line->seq != v->start_seq + 1 ||
+         memcmp(line->prev_digest, v->start_digest, AUDIT_SHA) != 0)) {
+        return verify_fault(ret, line->seq,
+                            "does not follow the record that --start names");
+    }
+    if (!v->has_start && !v->trust_start) {
+        return verify_fault(ret, line->seq,
+                            "the records before it are missing: give the "
+                            "earlier files too, or --start SEQ:DIGEST of the "
+                            "record before it, or --start trust");
+    }
+    v->start_unchecked = !v->has_start;
     v->chain.has_hash = 1;
     memcpy(v->chain.hash, line->prev_hash.data, AUDIT_HEX);
     memcpy(v->chain.digest, line->prev_digest, AUDIT_SHA);
@@ -181,9 +194,8 @@ verify_record(audit_verify_t *v, const audit_line_t *line, audit_fault_t *ret)
                             "has no digest, after records that have one");
     }
     if (v->records == 0) {
-        if (!verify_first(v, line)) {
-            return verify_fault(ret, line->seq,
-                                "has no prev_hash and is not seq 0");
+        if (!verify_first(v, line, ret)) {
+            return 0;
         }
     } else if (!line->full && line->seq == 0 && line->prev_hash.len == 0) {
         /* Upstream begins a new chain each time that it starts. */

@@ -19,6 +19,11 @@ typedef struct {
     uint64_t head_seq;
     uint8_t head_digest[AUDIT_SHA];
 
+    uint32_t has_start; /* start_* name the record before the first */
+    uint32_t trust_start;
+    uint64_t start_seq;
+    uint8_t start_digest[AUDIT_SHA];
+
     /* Found. */
     uint64_t records;
     uint64_t legacy; /* lines of upstream, without our members */

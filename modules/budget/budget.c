@@ -745,6 +745,7 @@ KARS_MODULE(budget) = {
     KARS_MODULE_HEAD,
     .name = "budget",
     .version = "1.0.0",
+    .after = "identity inference governance", /* reserve what was allowed */
     .conf_size = sizeof(budget_conf_t),
     .ctx_size = sizeof(budget_ctx_t),
     .directives = budget_directives,

@@ -189,6 +189,14 @@ inference_head(kars_req_t *r, const void *conf, void *ctx)
     }
 
     if (ic->kind == INFERENCE_CHAT &&
+        type.len == 0) { /* none: what it must be */
+        type = KARS_STR("application/json");
+        if (kars_header_set(r, KARS_REQUEST, KARS_STR("content-type"), type) !=
+            KARS_OK) {
+            return KARS_ERROR;
+        }
+    }
+    if (ic->kind == INFERENCE_CHAT &&
         !inference_is_type(type, KARS_STR("application/json"))) {
         return inference_refuse(r, 415, KARS_STR("unsupported_media_type"),
                                 KARS_STR("content-type must be "

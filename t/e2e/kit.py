@@ -268,7 +268,7 @@ class Router:
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for f in sorted(
             self.site.audit_dir.glob("*.jsonl"))
-            for line in f.read_text().splitlines()]
+            for line in f.read_bytes().split(b"\n") if line]
 
     def decisions(self) -> list[dict[str, Any]]:
         return [r for r in self.lines()

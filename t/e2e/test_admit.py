@@ -226,6 +226,11 @@ def expected(raw: bytes) -> set[int]:
         return {400}
     if not isinstance(body, dict):
         return {400}
+    if b"\\u0000" in raw:     # a NUL ends strings early in half the world
+        return {400}
+    if any(k not in WATCHED and k.lower() in WATCHED for k in body):
+        # parsers that fold case would read another member there
+        return {400}
     for name, kinds in (("model", str), ("max_tokens", int), ("n", int),
                         ("max_completion_tokens", int), ("stream", bool),
                         ("stream_options", dict)):

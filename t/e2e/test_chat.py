@@ -9,6 +9,7 @@ import openai
 import pytest
 
 import kit
+import wire
 from backend import Backend
 from conftest import Start
 
@@ -196,10 +197,17 @@ def test_a_default_model_stands_in_for_a_missing_one(
 
 @pytest.mark.parametrize("kind, status", [
     ("application/json", 200), ("application/json; charset=utf-8", 200),
-    ("Application/JSON", 200), ("text/plain", 415),
+    ("Application/JSON", 200), (None, 200), ("text/plain", 415),
     ("application/x-www-form-urlencoded", 415),
 ])
 def test_the_body_must_say_that_it_is_json(
-        router: kit.Router, backend: Backend, kind: str, status: int) -> None:
-    assert router.chat(headers={"content-type": kind}).status == status
+        router: kit.Router, backend: Backend, kind: str | None, status: int
+        ) -> None:
+    """Absent is JSON (router.md 5.3), anything else is not."""
+    raw = wire.request("POST", kit.CHAT, kit.chat_bytes(),
+                       {"content-type": kind or "-"})
+    if kind is None:
+        raw = raw.replace(b"content-type: -\r\n", b"")
+    with router.wire() as w:
+        assert w.send(raw).answer().status == status
     assert len(backend.requests) == (status == 200)

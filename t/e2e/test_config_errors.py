@@ -104,13 +104,6 @@ def test_the_order_of_modules_is_checked(site: kit.Site) -> None:
     refuse(site, swapped)
 
 
-def test_a_service_that_nobody_provides(site: kit.Site) -> None:
-    conf = site.main(tuple(m for m in kit.ALL_MODULES if m != "signing")) \
-        + site.upstream() + site.server(site.chat_route())
-    said, _ = refuse(site, conf)
-    assert "signing" in said
-
-
 def test_a_missing_file_is_named(site: kit.Site) -> None:
     p = kit.run_tool("-t", "-c", str(site.dir / "none.conf"), check=False)
     assert p.returncode != 0 and "none.conf" in p.stderr

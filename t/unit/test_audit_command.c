@@ -151,7 +151,10 @@ command_run(const char *words)
 static const struct { const char *words; int rc; const char *says; } commands[] = {
     { "verify " F1 " " F2, 0, "ok, 6 records, seq 0 to 5; signatures not checked; end checked (head.json, seq 5)" },
     { "verify " F1 " " F2 " --key key.pub", 0, "signed up to seq 5; end checked" },
-    { "verify --key key.pub " F2, 0, "start not checked; signed up to seq 5" },
+    { "verify --key key.pub " F2, 1, "the records before it are missing" },
+    { "verify --key key.pub --start trust " F2, 0, "start not checked; signed up to seq 5" },
+    { "verify --start 2:0000000000000000000000000000000000000000000000000000000000000000 " F2, 1, "does not follow the record that --start names" },
+    { "verify --start 2 " F2, 2, "not SEQ:DIGEST" },
     { "verify " F1, 1, "cut" },
     { "verify " F2 " " F1, 1, F1 ":1: seq 0: seq 6 was expected" },
     { "verify " F1 " " F2 " --key other.pub", 1, "another key" },

@@ -149,7 +149,16 @@ fake_deny(kars_req_t *r, const kars_denial_t *d)
     return KARS_DONE;
 }
 
+static int
+fake_var_set(kars_req_t *r, kars_str_t name, kars_str_t value)
+{
+    CU_ASSERT(kars_str_eq(name, KARS_STR("access")));
+    CU_ASSERT(kars_str_eq(value, KARS_STR("open")));
+    return KARS_OK;
+}
+
 static const kars_api_t fake_api = {
+    .var_set = fake_var_set,
     .size = sizeof(kars_api_t),
     .palloc = fake_palloc,
     .pcalloc = fake_pcalloc,

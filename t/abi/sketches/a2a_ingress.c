@@ -6,7 +6,7 @@ typedef struct {
     kars_upstream_t *agent;
 } a2a_conf_t;
 
-static const kars_signing_t *a2a_signing;
+static const kars_jws_t *a2a_jws;
 
 static int
 a2a_access(kars_req_t *r, const void *conf, void *ctx)
@@ -18,62 +18,42 @@ a2a_access(kars_req_t *r, const void *conf, void *ctx)
         return KARS_ERROR;
     }
 
-    for (size_t i = 0; i < peer.tls_peer_names.n; i++) {
-        for (size_t k = 0; k < ac->peers.n; k++) {
-            if (kars_str_eq(peer.tls_peer_names.v[i], ac->peers.v[k])) {
-                return kars_grant(r, KARS_STR("peer"), ac->peers.v[k]);
-            }
+    for (size_t i = 0; i < peer.tls_peer_names.n * ac->peers.n; i++) {
+        kars_str_t want = ac->peers.v[i % ac->peers.n];
+
+        if (kars_str_eq(peer.tls_peer_names.v[i / ac->peers.n], want)) {
+            return kars_grant(r, KARS_STR("peer"), want);
         }
     }
-
-    kars_denial_t no = { .size = sizeof(no),
-                         .status = 403,
-                         .code = KARS_STR("unknown_peer"),
-                         .reason = KARS_STR("no name of the certificate may"),
-                         .rule = &ac->peers };
-    return kars_deny(r, &no);
-}
-
-static void
-a2a_hex(const unsigned char sig[64], char out[128])
-{
-    for (size_t i = 0; i < 64; i++) {
-        out[2 * i] = "0123456789abcdef"[sig[i] >> 4];
-        out[2 * i + 1] = "0123456789abcdef"[sig[i] & 15];
-    }
+    return kars_reject(r, 403, KARS_STR("unknown_peer"),
+                       KARS_STR("no name of the certificate may call"));
 }
 
 static int
 a2a_reply(kars_req_t *r, const kars_reply_t *reply, const void *conf, void *ctx)
 {
-    unsigned char sig[64];
-    char hex[128];
+    kars_str_t jws;
 
     if (reply->error != 0) {
         return kars_reject(r, 502, KARS_STR("agent_unreachable"),
                            KARS_STR("the agent did not answer"));
     }
-
-    if (a2a_signing->sign(reply->body, sig) != KARS_OK) {
+    if (a2a_jws->sign(kars_req_pool(r), reply->body, &jws) != KARS_OK) {
         return KARS_ERROR;
     }
-
-    a2a_hex(sig, hex);
-    (void) kars_header_set(r, KARS_RESPONSE, KARS_STR("x-a2a-signature"),
-                           (kars_str_t){ hex, sizeof(hex) });
-    return kars_respond(r, reply->status, reply->content_type, reply->body);
+    return kars_respond(r, reply->status, KARS_STR("application/jose"), jws);
 }
 
 static int
 a2a_content(kars_req_t *r, const void *conf, void *ctx)
 {
     const a2a_conf_t *ac = conf;
-    kars_header_t who = { KARS_STR("x-kars-peer"), kars_req_principal(r) };
+    kars_header_t who = { KARS_STR("x-caller"), kars_req_principal(r) };
     kars_call_t call = { .size = sizeof(call),
                          .upstream = ac->agent,
                          .method = KARS_STR("POST"),
                          .path = KARS_STR("/"),
-                         .body = kars_req_body(r),
+                         .bytes = kars_req_body_flat(r),
                          .headers = &who,
                          .nheaders = 1,
                          .max_body = 4 << 20 };
@@ -81,23 +61,25 @@ a2a_content(kars_req_t *r, const void *conf, void *ctx)
     return kars_call(r, &call, a2a_reply);
 }
 
+/* clang-format off */
 static const kars_directive_t a2a_directives[] = {
-    { .name = "a2a_peers", .at = KARS_AT_ROUTE, .type = KARS_T_LIST },
-    { .name = "a2a_agent",
-      .at = KARS_AT_ROUTE,
-      .type = KARS_T_UPSTREAM,
+    { .name = "a2a_peers", .at = KARS_AT_ROUTE, .type = KARS_T_LIST,
+      .offset = offsetof(a2a_conf_t, peers) },
+    { .name = "a2a_agent", .at = KARS_AT_ROUTE, .type = KARS_T_UPSTREAM,
       .offset = offsetof(a2a_conf_t, agent) },
     { 0 },
 };
 static const kars_hook_t a2a_hooks[] = {
-    { KARS_PHASE_ACCESS, a2a_access, 0, NULL },
-    { KARS_PHASE_CONTENT, a2a_content, KARS_NEEDS_BODY, NULL },
+    { .phase = KARS_PHASE_ACCESS,  .run = a2a_access },
+    { .phase = KARS_PHASE_CONTENT, .run = a2a_content,
+      .flags = KARS_NEEDS_BODY },
     { 0 },
 };
 static const kars_need_t a2a_needs[] = {
-    { "signing/1", (const void **) &a2a_signing, sizeof(kars_signing_t), 0 },
+    { "jws/1", (const void **) &a2a_jws, sizeof(kars_jws_t), 0 },
     { 0 },
 };
+/* clang-format on */
 
 KARS_MODULE(a2a_ingress) = {
     KARS_MODULE_HEAD,

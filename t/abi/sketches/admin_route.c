@@ -5,59 +5,22 @@ typedef struct {
     int32_t on;
 } admin_conf_t;
 
-typedef struct {
-    char model[256];
-    uint32_t len;
-} admin_state_t; /* in the zone: what one worker sets, all obey */
-
-typedef struct {
-    char model[256];
-    uint32_t len;
-    uint32_t bad;
-} admin_ctx_t;
-
+static kars_map_t *admin_state; /* what one worker sets, all obey */
 static const kars_audit_sink_t *admin_audit;
-static kars_area_t *admin_area;
 
-static int
-admin_model(kars_req_t *r, kars_str_t text, uint32_t index, uint32_t flags,
-            const void *conf, void *ctx)
-{
-    admin_ctx_t *ax = ctx;
-
-    if ((flags & KARS_FIRST) != 0) {
-        ax->len = 0;
-        ax->bad = (flags & KARS_JSON_STRING) == 0;
-    }
-
-    if (ax->bad || text.len > sizeof(ax->model) - ax->len) {
-        ax->bad = 1;
-        return KARS_OK;
-    }
-
-    if (text.len > 0) {
-        memcpy(ax->model + ax->len, text.data, text.len);
-        ax->len += (uint32_t) text.len;
-    }
-    return KARS_OK;
-}
-
+/* The body is the model's name, as text. */
 static int
 admin_content(kars_req_t *r, const void *conf, void *ctx)
 {
-    const admin_ctx_t *ax = ctx;
-    admin_state_t *st = kars_area_data(admin_area);
+    kars_str_t model = kars_req_body_flat(r);
 
-    if (ax->bad || ax->len == 0) {
+    if (model.len == 0 || model.len > 256) {
         return kars_reject(r, 400, KARS_STR("invalid_request"),
-                           KARS_STR("body must contain {\"model\": NAME}"));
+                           KARS_STR("the body must be the name of a model"));
     }
-
-    (void) kars_area_lock(admin_area);
-    memcpy(st->model, ax->model, ax->len);
-    st->len = ax->len;
-    kars_area_unlock(admin_area);
-
+    if (kars_map_put(admin_state, KARS_STR("model"), model, 0, 0) != KARS_OK) {
+        return KARS_ERROR;
+    }
     if (admin_audit != NULL) {
         (void) admin_audit->emit(kars_req_cycle(r), r, kars_req_principal(r),
                                  KARS_STR("admin:model"), KARS_STR("success"));
@@ -66,24 +29,44 @@ admin_content(kars_req_t *r, const void *conf, void *ctx)
                         KARS_STR("{\"ok\":true}"));
 }
 
+/* On a listener of the agent this route would be a mistake: -t says so. */
+static int
+admin_check(const kars_place_t *place, void *conf, kars_err_t *err)
+{
+    const admin_conf_t *ac = conf;
+
+    for (size_t i = 0; ac->on && i < place->listen_classes.n; i++) {
+        if (kars_str_eq(place->listen_classes.v[i], KARS_STR("agent"))) {
+            return kars_check_err(place, &ac->on, err,
+                                  "a listener of class=agent leads here");
+        }
+    }
+    return KARS_OK;
+}
+
 static int
 admin_worker(kars_cycle_t *cycle, kars_err_t *err)
 {
-    admin_area = kars_area(cycle, KARS_STR("admin.model"),
-                           sizeof(admin_state_t), 1, err);
-    return admin_area != NULL ? KARS_OK : KARS_ERROR;
+    kars_map_def_t def = { .size = sizeof(def),
+                           .name = KARS_STR("admin-route.state"),
+                           .version = 1,
+                           .max_entries = 16,
+                           .max_key = 16,
+                           .max_value = 256 };
+
+    admin_state = kars_map(cycle, &def, err);
+    return admin_state != NULL ? KARS_OK : KARS_ERROR;
 }
 
+/* clang-format off */
 static const kars_directive_t admin_directives[] = {
-    { .name = "admin_model", .at = KARS_AT_ROUTE, .type = KARS_T_FLAG },
+    { .name = "admin_model", .at = KARS_AT_ROUTE, .type = KARS_T_FLAG,
+      .offset = offsetof(admin_conf_t, on) },
     { 0 },
 };
 static const kars_hook_t admin_hooks[] = {
-    { KARS_PHASE_CONTENT, admin_content, KARS_NEEDS_BODY, NULL },
-    { 0 },
-};
-static const kars_json_watch_t admin_json[] = {
-    { KARS_REQUEST, "model", admin_model },
+    { .phase = KARS_PHASE_CONTENT, .run = admin_content,
+      .flags = KARS_NEEDS_BODY },
     { 0 },
 };
 static const kars_need_t admin_needs[] = {
@@ -91,16 +74,16 @@ static const kars_need_t admin_needs[] = {
       1 },
     { 0 },
 };
+/* clang-format on */
 
 KARS_MODULE(admin_route) = {
     KARS_MODULE_HEAD,
     .name = "admin-route",
     .version = "1.0.0",
     .conf_size = sizeof(admin_conf_t),
-    .ctx_size = sizeof(admin_ctx_t),
     .directives = admin_directives,
     .hooks = admin_hooks,
-    .json = admin_json,
     .needs = admin_needs,
+    .check = admin_check,
     .worker_start = admin_worker,
 };

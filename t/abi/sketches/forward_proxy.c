@@ -1,6 +1,7 @@
 /* sketch: forward-proxy - a listener of one's own, a peek, a spliced tunnel. */
 #include "kars_module.h"
 
+#include <errno.h>
 #include <stdio.h>
 
 typedef struct {
@@ -8,40 +9,32 @@ typedef struct {
     kars_str_t dns;
 } fp_conf_t;
 
-static const kars_egress_t *fp_egress;
+typedef struct {
+    kars_hostport_t to;
+} fp_tunnel_t; /* one per connection, in its pool */
 
-/* The SNI of a ClientHello; DECLINED while bytes are missing. */
+/* The SNI of a ClientHello, in pool; DECLINED while bytes are missing. */
 static int
-fp_sni(kars_str_t bytes, kars_str_t *ret)
+fp_sni(kars_pool_t *pool, kars_str_t bytes, kars_str_t *ret)
 {
-    if (bytes.len < 5) {
-        return KARS_DECLINED;
-    }
-
     *ret = KARS_STR("example.org"); /* stands for the real parser */
-    return bytes.data[0] == 0x16 ? KARS_OK : KARS_ERROR;
+    return bytes.len < 5 ? KARS_DECLINED : KARS_OK;
 }
 
 static int
-fp_readable(kars_stream_t *s, kars_str_t bytes, void *data)
+fp_decided(kars_stream_t *s, const kars_verdict_t *verdict, void *data)
 {
-    kars_hostport_t to = { .port = 443 };
-    kars_verdict_t verdict = { .size = sizeof(verdict) };
+    const fp_tunnel_t *ft = data;
     kars_req_t *r = kars_stream_req(s);
     kars_err_t err = { .size = sizeof(err) };
-    int rc = fp_sni(bytes, &to.host);
-
-    if (rc == KARS_DECLINED) {
-        return KARS_OK; /* nothing taken: called again with more */
-    }
-
-    if (rc != KARS_OK || fp_egress->decide(r, to, &verdict) != KARS_OK ||
-        verdict.decision != KARS_ALLOW) {
-        return kars_reject(r, 403, KARS_STR("egress_denied"), verdict.reason);
-    }
-
     char url[300];
-    int n = snprintf(url, sizeof(url), "tcp://%.*s:443", KARS_STR_ARG(to.host));
+
+    if (verdict->decision != KARS_ALLOW) {
+        return KARS_ERROR; /* closed; its record says why */
+    }
+
+    int n =
+        snprintf(url, sizeof(url), "tcp://%.*s:443", KARS_STR_ARG(ft->to.host));
     kars_upstream_t *up = kars_upstream_from_url(
         kars_req_cycle(r), (kars_str_t){ url, (size_t) n }, &err);
 
@@ -51,9 +44,37 @@ fp_readable(kars_stream_t *s, kars_str_t bytes, void *data)
     }
 
     /* Nothing was taken, so the ClientHello is the first thing it sends. */
-    rc = kars_stream_tunnel(s, up);
+    int rc = kars_stream_tunnel(s, up);
+
     kars_upstream_unref(up); /* the tunnel holds its own */
     return rc;
+}
+
+static int
+fp_readable(kars_stream_t *s, kars_str_t bytes, void *data)
+{
+    fp_tunnel_t *ft = data;
+
+    if (bytes.data[0] != 0x16) { /* CONNECT, or an absolute URL */
+        return kars_stream_http(s, KARS_STR("127.0.0.1:8443"));
+    }
+
+    int rc = fp_sni(kars_stream_pool(s), bytes, &ft->to.host);
+
+    if (rc != KARS_OK) { /* OK: nothing taken, called again with more */
+        return rc == KARS_DECLINED ? KARS_OK : rc;
+    }
+    return kars_stream_decide(s, KARS_STR("CONNECT"), ft->to.host, fp_decided);
+}
+
+static int
+fp_accept(kars_stream_t *s, const kars_peer_t *peer, void *data)
+{
+    fp_tunnel_t *ft = kars_pnew(kars_stream_pool(s), fp_tunnel_t);
+
+    kars_stream_timeout(s, 300000);
+    kars_stream_data_set(s, ft);
+    return ft != NULL && peer->orig_family != 0 ? KARS_OK : KARS_ERROR;
 }
 
 static int
@@ -63,10 +84,14 @@ fp_datagram(kars_stream_t *s, const kars_peer_t *from, kars_str_t bytes,
     return kars_stream_reply(s, from, bytes);
 }
 
-static const kars_stream_handler_t fp_tcp = { .size = sizeof(fp_tcp),
-                                              .readable = fp_readable };
-static const kars_stream_handler_t fp_udp = { .size = sizeof(fp_udp),
-                                              .datagram = fp_datagram };
+/* clang-format off */
+static const kars_stream_handler_t fp_tcp = {
+    .size = sizeof(fp_tcp), .accept = fp_accept, .readable = fp_readable
+};
+static const kars_stream_handler_t fp_udp = {
+    .size = sizeof(fp_udp), .datagram = fp_datagram
+};
+/* clang-format on */
 
 /* The listeners belong to the plan that the master opens: check time. */
 static int
@@ -84,19 +109,15 @@ fp_check(const kars_place_t *place, void *conf, kars_err_t *err)
                : kars_listen(place->cycle, fc->dns, 1, &fp_udp, fc, err);
 }
 
+/* clang-format off */
 static const kars_directive_t fp_directives[] = {
-    { .name = "proxy_listen", .at = KARS_AT_MAIN, .type = KARS_T_STR },
-    { .name = "proxy_dns",
-      .at = KARS_AT_MAIN,
-      .type = KARS_T_STR,
+    { .name = "proxy_listen", .at = KARS_AT_MAIN, .type = KARS_T_STR,
+      .offset = offsetof(fp_conf_t, listen) },
+    { .name = "proxy_dns", .at = KARS_AT_MAIN, .type = KARS_T_STR,
       .offset = offsetof(fp_conf_t, dns) },
     { 0 },
 };
-
-static const kars_need_t fp_needs[] = {
-    { "egress.decision/1", (const void **) &fp_egress, sizeof(size_t), 0 },
-    { 0 },
-};
+/* clang-format on */
 
 KARS_MODULE(forward_proxy) = {
     KARS_MODULE_HEAD,
@@ -104,6 +125,5 @@ KARS_MODULE(forward_proxy) = {
     .version = "1.0.0",
     .conf_size = sizeof(fp_conf_t),
     .directives = fp_directives,
-    .needs = fp_needs,
     .check = fp_check,
 };

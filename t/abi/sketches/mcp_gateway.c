@@ -1,7 +1,6 @@
-/* sketch: mcp-gateway - one held answer, fed by many upstream streams. */
+/* sketch: mcp-gateway - one held answer, fed by an upstream's stream; the
+ * session belongs to one worker, whoever of them gets the client's POST. */
 #include "kars_module.h"
-
-enum { MCP_MAX_SERVERS = 8 };
 
 typedef struct {
     kars_upstream_t *server;
@@ -9,40 +8,26 @@ typedef struct {
 
 typedef struct {
     kars_req_t *r;
-    kars_exchange_t *x[MCP_MAX_SERVERS];
-    uint32_t nopen;
+    kars_exchange_t *x; /* a table of them, one per server */
+    kars_str_t session;
 } mcp_ctx_t;
 
-/* A slow client stops the reads from every server, and its room starts them. */
-static int
-mcp_room(kars_req_t *r, int error, const void *conf, void *ctx)
-{
-    mcp_ctx_t *mc = ctx;
-
-    for (uint32_t i = 0; i < MCP_MAX_SERVERS; i++) {
-        if (mc->x[i] != NULL) {
-            kars_exchange_pause(mc->x[i], 0);
-        }
-    }
-    return KARS_AGAIN;
-}
-
-/* A server's event, which may be a request of its own, goes to the client. */
+/* A server's event goes to the client; a slow client stops the reads. */
 static int
 mcp_event(kars_exchange_t *x, const kars_event_t *ev, void *data)
 {
     mcp_ctx_t *mc = data;
+    int rc = kars_answer_write(mc->r, KARS_STR("data: "), 0);
 
-    if (kars_answer_write(mc->r, KARS_STR("data: "), 0) != KARS_OK ||
-        kars_answer_write(mc->r, kars_event_data(ev), 0) != KARS_OK ||
-        kars_answer_write(mc->r, KARS_STR("\n\n"), KARS_FLUSH) != KARS_OK) {
-        return KARS_ERROR;
-    }
-
-    if (kars_answer_room(mc->r, mcp_room) == KARS_AGAIN) {
+    rc = rc == KARS_ERROR ? rc
+                          : kars_answer_write(mc->r, kars_event_data(ev), 0);
+    rc = rc == KARS_ERROR
+             ? rc
+             : kars_answer_write(mc->r, KARS_STR("\n\n"), KARS_FLUSH);
+    if (rc == KARS_AGAIN) {
         kars_exchange_pause(x, 1);
     }
-    return KARS_OK;
+    return rc == KARS_ERROR ? rc : KARS_OK;
 }
 
 static void
@@ -50,85 +35,104 @@ mcp_done(kars_exchange_t *x, int error, void *data)
 {
     mcp_ctx_t *mc = data;
 
-    for (uint32_t i = 0; i < MCP_MAX_SERVERS; i++) {
-        mc->x[i] = mc->x[i] == x ? NULL : mc->x[i];
-    }
-
-    if (--mc->nopen == 0) {
+    if (mc->x != NULL) { /* NULL: mcp_gone ended it */
+        mc->x = NULL;
+        kars_owner_release(kars_req_cycle(mc->r), mc->session);
         (void) kars_answer_end(mc->r);
     }
 }
 
+static void
+mcp_room(kars_req_t *r, void *data)
+{
+    kars_exchange_pause(((mcp_ctx_t *) data)->x, 0);
+}
+
+static void
+mcp_gone(kars_req_t *r, void *data)
+{
+    mcp_ctx_t *mc = data;
+    kars_exchange_t *x = mc->x;
+
+    mc->x = NULL;
+    kars_owner_release(kars_req_cycle(r), mc->session);
+    kars_exchange_cancel(x);
+}
+
+/* clang-format off */
 static const kars_exchange_handler_t mcp_handler = {
     .size = sizeof(mcp_handler), .event = mcp_event, .done = mcp_done
 };
+/* clang-format on */
 
-/* GET: the client's stream. POST: its answer, for whoever owns the session. */
+/* POST: the client's answer to the server, for whoever owns the session. */
+static int
+mcp_post(kars_req_t *r, kars_str_t session)
+{
+    int rc = kars_owner_send(kars_req_cycle(r), session, kars_req_body_flat(r));
+
+    return kars_respond(r, rc == KARS_OK ? 202 : 404, KARS_STR(""),
+                        KARS_STR(""));
+}
+
 static int
 mcp_content(kars_req_t *r, const void *conf, void *ctx)
 {
     const mcp_conf_t *cc = conf;
     mcp_ctx_t *mc = ctx;
-    kars_str_t session =
-        kars_header(r, KARS_REQUEST, KARS_STR("mcp-session-id"));
+    kars_answer_t answer = { .size = sizeof(answer),
+                             .status = 200,
+                             .flags = KARS_OPEN_ENDED,
+                             .content_type = KARS_STR("text/event-stream"),
+                             .room = mcp_room,
+                             .gone = mcp_gone,
+                             .data = mc };
     kars_call_t call = { .size = sizeof(call),
                          .upstream = cc->server,
                          .method = KARS_STR("GET"),
-                         .path = KARS_STR("/mcp") };
-
-    if (kars_str_eq(kars_req_method(r), KARS_STR("POST"))) {
-        kars_str_t first = kars_buf_str(kars_req_body(r));
-        int rc = kars_owner_send(kars_req_cycle(r), session, first);
-
-        return kars_respond(r, rc == KARS_OK ? 202 : 404, KARS_STR(""),
-                            KARS_STR(""));
-    }
+                         .path = KARS_STR("/mcp"),
+                         .idle_ms = 600000 };
 
     mc->r = r;
-    mc->x[0] = kars_exchange(kars_req_cycle(r), &call, &mcp_handler, mc);
-    mc->nopen = 1;
-    return mc->x[0] != NULL && kars_owner_claim(kars_req_cycle(r), session,
-                                                30000) == KARS_OK
-               ? kars_answer_start(r, 200, KARS_STR("text/event-stream"))
-               : KARS_ERROR;
-}
-
-/* The client left: nobody may write into this request any more. */
-static int
-mcp_log(kars_req_t *r, const void *conf, void *ctx)
-{
-    mcp_ctx_t *mc = ctx;
-
-    for (uint32_t i = 0; i < MCP_MAX_SERVERS; i++) {
-        if (mc->x[i] != NULL) {
-            kars_exchange_cancel(mc->x[i]);
-        }
+    mc->session = kars_header(r, KARS_REQUEST, KARS_STR("mcp-session-id"));
+    if (kars_str_eq(kars_req_method(r), KARS_STR("POST"))) {
+        return mcp_post(r, mc->session);
     }
-    return KARS_OK;
+    if (kars_owner_claim(kars_req_cycle(r), mc->session, 30000) != KARS_OK) {
+        return kars_reject(r, 409, KARS_STR("session_in_use"),
+                           KARS_STR("this session has a stream already"));
+    }
+    mc->x = kars_exchange(kars_req_cycle(r), &call, &mcp_handler, mc);
+    return mc->x != NULL ? kars_answer_begin(r, &answer) : KARS_ERROR;
 }
 
-/* A message for a session of this worker, from whichever worker got it. */
+/* A question from another worker about a session of ours. */
 static int
-mcp_receive(kars_cycle_t *cycle, kars_str_t key, kars_str_t message, void *data)
+mcp_asked(kars_cycle_t *cycle, kars_str_t key, kars_str_t message,
+          kars_token_t call, void *data)
 {
-    return KARS_OK;
+    return call != 0 ? kars_owner_reply(cycle, call, KARS_STR("open"))
+                     : KARS_OK;
 }
 
 static int
 mcp_worker(kars_cycle_t *cycle, kars_err_t *err)
 {
-    return kars_owner_receive(cycle, mcp_receive, NULL);
+    return kars_owner_serve(cycle, mcp_asked, NULL);
 }
 
+/* clang-format off */
 static const kars_directive_t mcp_directives[] = {
-    { .name = "mcp_server", .at = KARS_AT_ROUTE, .type = KARS_T_UPSTREAM },
+    { .name = "mcp_server", .at = KARS_AT_ROUTE, .type = KARS_T_UPSTREAM,
+      .offset = offsetof(mcp_conf_t, server) },
     { 0 },
 };
 static const kars_hook_t mcp_hooks[] = {
-    { KARS_PHASE_CONTENT, mcp_content, KARS_NEEDS_BODY, NULL },
-    { KARS_PHASE_LOG, mcp_log, 0, NULL },
+    { .phase = KARS_PHASE_CONTENT, .run = mcp_content,
+      .flags = KARS_NEEDS_BODY },
     { 0 },
 };
+/* clang-format on */
 
 KARS_MODULE(mcp_gateway) = {
     KARS_MODULE_HEAD,

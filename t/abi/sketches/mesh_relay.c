@@ -1,58 +1,44 @@
 /* sketch: mesh-relay - frames between peers, a store for those offline. */
 #include "kars_module.h"
 
-typedef struct {
-    uint32_t nheld;
-    unsigned char text[60][1024];
-} relay_store_t; /* in the zone: every worker sees it, reloads keep it */
+enum { RELAY_KEPT_MS = 3600 * 1000 };
 
-static kars_area_t *relay_area;
-static kars_ws_t *relay_local; /* stands for a table: peer to socket */
+static kars_map_t *relay_offline; /* the last frame for each absent peer */
+static kars_ws_t *relay_local;    /* stands for a table: peer to socket */
 
-static int
-relay_store(kars_req_t *r, kars_str_t frame)
-{
-    relay_store_t *st = kars_area_data(relay_area);
-    int rc = kars_area_lock(relay_area);
-
-    if (rc == KARS_DONE) {
-        st->nheld = 0; /* its holder died inside */
-    }
-
-    if (st->nheld == 60 || frame.len > sizeof(st->text[0])) {
-        rc = KARS_ERROR;
-    } else {
-        memcpy(st->text[st->nheld++], frame.data, frame.len);
-        rc = KARS_OK;
-    }
-    kars_area_unlock(relay_area);
-    return rc;
-}
-
+/* Every frame is for "bob"; where he is decides which way it takes. */
 static int
 relay_frame(kars_ws_t *ws, uint32_t opcode, kars_str_t payload, uint32_t flags,
             void *data)
 {
-    kars_req_t *r = data;
-    int rc = kars_owner_send(kars_req_cycle(r), KARS_STR("peer"), payload);
+    kars_str_t to = KARS_STR("bob");
+    int rc = kars_owner_send(kars_req_cycle(data), to, payload);
 
-    return rc == KARS_OK ? rc : relay_store(r, payload);
+    return rc == KARS_OK
+               ? rc
+               : kars_map_put(relay_offline, to, payload, RELAY_KEPT_MS, 0);
 }
 
 static void
 relay_closed(kars_ws_t *ws, int error, void *data)
 {
+    kars_req_t *r = data; /* still there: it ends after this */
+
     relay_local = NULL;
+    kars_owner_release(kars_req_cycle(r), kars_req_principal(r));
 }
 
 static const kars_ws_handler_t relay_ws = { .size = sizeof(relay_ws),
                                             .frame = relay_frame,
-                                            .closed = relay_closed };
+                                            .closed = relay_closed,
+                                            .max_message = 64 << 10,
+                                            .ping_ms = 30000,
+                                            .pong_ms = 10000 };
 
 static int
 relay_content(kars_req_t *r, const void *conf, void *ctx)
 {
-    kars_str_t me = kars_req_principal(r);
+    kars_str_t me = kars_req_principal(r), kept;
 
     if (kars_owner_claim(kars_req_cycle(r), me, 30000) != KARS_OK) {
         return kars_reject(r, 409, KARS_STR("already_connected"),
@@ -60,17 +46,22 @@ relay_content(kars_req_t *r, const void *conf, void *ctx)
     }
 
     relay_local = kars_ws_accept(r, &relay_ws, r);
-    return relay_local != NULL ? KARS_AGAIN : KARS_ERROR;
+    if (relay_local == NULL) {
+        return KARS_ERROR;
+    }
+    if (kars_map_get(relay_offline, me, kars_req_pool(r), &kept) == KARS_OK) {
+        (void) kars_map_delete(relay_offline, me);
+        (void) kars_ws_write(relay_local, 2, kept);
+    }
+    return KARS_AGAIN; /* until it closes */
 }
 
 static int
 relay_receive(kars_cycle_t *cycle, kars_str_t key, kars_str_t message,
-              void *data)
+              kars_token_t call, void *data)
 {
-    if (relay_local == NULL) {
-        return KARS_DECLINED;
-    }
-    return kars_ws_write(relay_local, 2, message);
+    return relay_local != NULL ? kars_ws_write(relay_local, 2, message)
+                               : KARS_DECLINED;
 }
 
 /* A policy was published: is this peer still welcome? */
@@ -83,20 +74,28 @@ relay_recheck(kars_req_t *r, const void *conf, void *ctx)
 static int
 relay_worker(kars_cycle_t *cycle, kars_err_t *err)
 {
-    relay_area = kars_area(cycle, KARS_STR("mesh-relay.offline"),
-                           sizeof(relay_store_t), 1, err);
-    return relay_area == NULL ? KARS_ERROR
-                              : kars_owner_receive(cycle, relay_receive, NULL);
+    kars_map_def_t def = { .size = sizeof(def),
+                           .name = KARS_STR("mesh-relay.offline"),
+                           .version = 1,
+                           .max_entries = 1000,
+                           .max_key = 128,
+                           .max_value = 64 << 10 };
+
+    relay_offline = kars_map(cycle, &def, err);
+    return relay_offline == NULL ? KARS_ERROR
+                                 : kars_owner_serve(cycle, relay_receive, NULL);
 }
 
+/* clang-format off */
 static const kars_directive_t relay_directives[] = {
     { .name = "relay", .at = KARS_AT_ROUTE, .type = KARS_T_FLAG },
     { 0 },
 };
 static const kars_hook_t relay_hooks[] = {
-    { KARS_PHASE_CONTENT, relay_content, 0, NULL },
+    { .phase = KARS_PHASE_CONTENT, .run = relay_content },
     { 0 },
 };
+/* clang-format on */
 
 KARS_MODULE(mesh_relay) = {
     KARS_MODULE_HEAD,

@@ -1,39 +1,40 @@
-/* sketch: a watched policy file - parsed, published whole, kept per request. */
+/* sketch: watched policy files - parsed, published whole, kept per request. */
 #include "kars_module.h"
+
+#include <errno.h>
 
 typedef struct {
     kars_str_t path;
     kars_snapshot_t *hosts; /* filled by check */
 } pf_conf_t;
 
-typedef struct {
-    kars_list_t deny;
-} pf_hosts_t;
-
-/* Runs again whenever the file changes; an error keeps the old snapshot. */
+/* Runs again whenever a file changes; an error keeps the value before. Here
+ * each file of the folder is one host that is denied. */
 static int
-pf_parse(kars_pool_t *pool, kars_str_t name, kars_str_t bytes, void **ret,
-         kars_err_t *err)
+pf_parse(kars_pool_t *pool, const kars_file_t *files, size_t n, void *data,
+         void **ret, kars_err_t *err)
 {
-    pf_hosts_t *ph = kars_pnew(pool, pf_hosts_t);
+    kars_list_t *deny = kars_pnew(pool, kars_list_t);
 
-    if (ph == NULL) {
-        return kars_err(err, 12, "parse \"%.*s\"", KARS_STR_ARG(name));
+    if (deny == NULL || (deny->v = kars_pnewn(pool, kars_str_t, n)) == NULL) {
+        return kars_err(err, ENOMEM, "the deny list");
     }
 
-    ph->deny.v = kars_pnewn(pool, kars_str_t, 1);
-    if (ph->deny.v == NULL) {
-        return kars_err(err, 12, "parse \"%.*s\"", KARS_STR_ARG(name));
-    }
+    for (size_t i = 0; i < n; i++) {
+        char *copy = kars_palloc(pool, files[i].bytes.len);
 
-    char *copy = kars_palloc(pool, bytes.len + 1);
-    if (copy == NULL) {
-        return kars_err(err, 12, "parse \"%.*s\"", KARS_STR_ARG(name));
+        if (copy == NULL) {
+            return kars_err(err, ENOMEM, "the deny list");
+        }
+        if (files[i].bytes.len == 0) {
+            return kars_err(err, 0, "%.*s is empty",
+                            KARS_STR_ARG(files[i].name));
+        }
+        memcpy(copy, files[i].bytes.data, files[i].bytes.len);
+        deny->v[i] = (kars_str_t){ copy, files[i].bytes.len };
     }
-    memcpy(copy, bytes.data, bytes.len);
-    ph->deny.v[0] = (kars_str_t){ copy, bytes.len };
-    ph->deny.n = 1;
-    *ret = ph;
+    deny->n = n;
+    *ret = deny;
     return KARS_OK;
 }
 
@@ -44,7 +45,7 @@ pf_check(const kars_place_t *place, void *conf, kars_err_t *err)
     kars_watch_t watch = { .size = sizeof(watch),
                            .path = pc->path,
                            .kind = KARS_STR("EgressAllowlist"),
-                           .parse = pf_parse };
+                           .parse_all = pf_parse };
 
     return pc->path.len == 0
                ? KARS_OK
@@ -55,39 +56,38 @@ static int
 pf_admit(kars_req_t *r, const void *conf, void *ctx)
 {
     const pf_conf_t *pc = conf;
-    const pf_hosts_t *ph =
+    const kars_list_t *deny =
         pc->hosts == NULL ? NULL : kars_snapshot(r, pc->hosts);
     kars_str_t host = kars_header(r, KARS_REQUEST, KARS_STR("host"));
 
-    if (ph == NULL) {
+    if (deny == NULL) {
         return kars_reject(r, 503, KARS_STR("policy_unavailable"),
                            KARS_STR("no policy has been loaded yet"));
     }
-
-    for (size_t i = 0; i < ph->deny.n; i++) {
-        if (kars_str_eq(host, ph->deny.v[i])) {
+    for (size_t i = 0; i < deny->n; i++) {
+        if (kars_str_eq(host, deny->v[i])) {
             return kars_reject(r, 403, KARS_STR("policy_denied"),
-                               KARS_STR("the policy file names this host"));
+                               KARS_STR("a policy file names this host"));
         }
     }
     return KARS_OK;
 }
 
+/* clang-format off */
 static const kars_directive_t pf_directives[] = {
-    { .name = "deny_file",
-      .at = KARS_AT_MAIN | KARS_AT_ROUTE,
-      .type = KARS_T_PATH,
-      .offset = offsetof(pf_conf_t, path) },
+    { .name = "deny_folder", .at = KARS_AT_MAIN | KARS_AT_ROUTE,
+      .type = KARS_T_PATH, .offset = offsetof(pf_conf_t, path) },
     { 0 },
 };
 static const kars_hook_t pf_hooks[] = {
-    { KARS_PHASE_ADMIT, pf_admit, 0, NULL },
+    { .phase = KARS_PHASE_ADMIT, .run = pf_admit },
     { 0 },
 };
 static const kars_os_need_t pf_os[] = {
-    { KARS_OS_READ, "deny_file", "the deny list is read again on change" },
+    { KARS_OS_READ, "deny_folder", "the deny list is read again on change" },
     { 0 },
 };
+/* clang-format on */
 
 KARS_MODULE(policy_file) = {
     KARS_MODULE_HEAD,
