@@ -60,7 +60,7 @@ offload_next(kars__offload_t *o)
     while (o->todo.first == NULL && !o->stop) {
         (void) pthread_cond_wait(&o->more, &o->lock);
     }
-    if (o->stop) {
+    if (o->todo.first == NULL) {
         return NULL;
     }
 
@@ -129,15 +129,18 @@ kars__offload_create(kars__loop_t *loop, kars_err_t *err)
     return o;
 }
 
-static void
-offload_free_list(offload_list_t *l)
+void
+kars__offload_drain(kars__offload_t *o)
 {
-    for (offload_job_t *job = list_take_all(l); job != NULL;) {
-        offload_job_t *next = job->next;
-
-        kars__free(job);
-        job = next;
+    (void) pthread_mutex_lock(&o->lock);
+    o->stop = 1;
+    (void) pthread_cond_broadcast(&o->more);
+    (void) pthread_mutex_unlock(&o->lock);
+    for (int i = 0; i < o->nthreads; i++) {
+        (void) pthread_join(o->threads[i], NULL);
     }
+    o->nthreads = 0;
+    offload_ended(&o->wake);
 }
 
 void
@@ -147,16 +150,7 @@ kars__offload_destroy(kars__offload_t *o)
         return;
     }
 
-    (void) pthread_mutex_lock(&o->lock);
-    o->stop = 1;
-    (void) pthread_cond_broadcast(&o->more);
-    (void) pthread_mutex_unlock(&o->lock);
-    for (int i = 0; i < o->nthreads; i++) {
-        (void) pthread_join(o->threads[i], NULL);
-    }
-
-    offload_ended(&o->wake);
-    offload_free_list(&o->todo);
+    kars__offload_drain(o);
     kars__wake_stop(&o->wake);
     (void) pthread_cond_destroy(&o->more);
     (void) pthread_mutex_destroy(&o->lock);
@@ -184,7 +178,7 @@ int
 kars__offload(kars__offload_t *o, int (*work)(void *data),
               void (*done)(int error, void *data), void *data)
 {
-    if (o->nthreads == 0 && offload_start(o) != KARS_OK) {
+    if (o->stop || (o->nthreads == 0 && offload_start(o) != KARS_OK)) {
         return KARS_ERROR;
     }
 

@@ -11,8 +11,9 @@ typedef struct kars__offload_s kars__offload_t;
 /* Threads start with the first job, so that making one before fork is safe. */
 kars__offload_t *kars__offload_create(kars__loop_t *loop, kars_err_t *err);
 
-/* Waits for jobs that run; those that wait are dropped without done. */
-void kars__offload_destroy(kars__offload_t *o);
+/* Takes no more jobs, waits for all that there are, and runs their done. */
+void kars__offload_drain(kars__offload_t *o);
+void kars__offload_destroy(kars__offload_t *o); /* drains first */
 
 /* work(data) on a thread, then done(error, data) on the loop, where error is
  * what work returned. KARS_ERROR: not taken, done will not run. */

@@ -248,6 +248,12 @@ scan_feed(kars_req_t *r, const kars_buf_t *in, uint32_t flags)
     }
 }
 
+void
+kars__filters_no_scan(kars_req_t *r)
+{
+    r->out_scan_state = SCAN_NONE;
+}
+
 int
 kars__filters_body(kars_req_t *r, kars_buf_t *in, uint32_t flags)
 {
@@ -339,6 +345,7 @@ kars__filter_deny(kars_filter_t *f, const kars_denial_t *denial)
         return KARS_ERROR;
     }
     r->event_stream = 0;
+    kars__filters_no_scan(r);
     if (!r->head_filtered) {
         return KARS_DONE; /* a head filter: the body follows from its caller */
     }

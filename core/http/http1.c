@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #define HTTP1_ACCEPTS         64   /* connections taken in one turn */
+#define HTTP1_ROOM_MIN        512  /* less is not worth a read */
 #define HTTP1_READS           8    /* recv calls for one readiness */
 #define HTTP1_LINGER_MS       2000 /* for what a refused client still sends */
 #define HTTP1_LINGER_BYTES    (1024u * 1024u)
@@ -255,26 +256,25 @@ kars__http1_want(kars_conn_t *c)
     kars__sock_want(&c->sock, events);
 }
 
-/* Room in the read block; a head must stay in one piece. */
+/* Room in the read block; a head must stay in one piece. What a client sends
+ * ahead of its turn gets the rest of one block, no more. */
 static int
 http1_room(kars_conn_t *c)
 {
     kars__block_t *rd = c->rd;
+    int ahead = c->state == KARS__CONN_BUSY && c->body_whole;
 
     if (rd != NULL && c->rd_at == c->rd_end && rd->refs == 1) {
         c->rd_at = c->rd_end = 0;
     }
-    if (rd != NULL && rd->size > c->rd_end &&
-        (rd->size - c->rd_end >= 512 || c->state == KARS__CONN_BUSY)) {
-        if (c->state == KARS__CONN_BUSY && c->body_whole) {
-            return KARS_OK;
-        }
-        if (rd->size - c->rd_end >= 512) {
-            return KARS_OK;
-        }
+
+    size_t room = rd != NULL ? rd->size - c->rd_end : 0;
+
+    if (room >= HTTP1_ROOM_MIN || (ahead && room > 0)) {
+        return KARS_OK;
     }
-    if (c->state == KARS__CONN_BUSY && c->body_whole && rd != NULL) {
-        return KARS_ERROR; /* read ahead no further */
+    if (ahead && rd != NULL) {
+        return KARS_ERROR;
     }
 
     size_t have = rd != NULL ? c->rd_end - c->rd_at : 0;

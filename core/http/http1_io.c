@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <time.h>
 
 #define HTTP1_LINGER_MS 2000 /* for what a refused client still sends */
 #define HTTP1_ROOM      (64u * 1024u)
@@ -104,9 +105,10 @@ http1_head(kars_conn_t *c)
     const kars__core_conf_t *core = c->listener->server->core;
 
     /* RFC 9112 2.2: an empty line before a request is skipped */
-    while (c->state == KARS__CONN_IDLE && c->rd_end - c->rd_at >= 2 &&
+    while (c->rd_end - c->rd_at >= 2 &&
            memcmp(c->rd->data + c->rd_at, "\r\n", 2) == 0) {
         c->rd_at += 2;
+        c->scanned = 0;
     }
 
     const char *p = c->rd->data + c->rd_at;
@@ -313,6 +315,24 @@ http1_reason(uint32_t status)
     return "Status";
 }
 
+/* RFC 9110 6.6.1; one text a second. */
+static kars_str_t
+http1_date(const kars_conn_t *c)
+{
+    static char text[32];
+    static size_t len;
+    static time_t of;
+    time_t now = (time_t) (kars__loop_wall(c->cycle->loop) / 1000);
+    struct tm tm;
+
+    if (now != of || len == 0) {
+        (void) gmtime_r(&now, &tm);
+        len = strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S GMT", &tm);
+        of = now;
+    }
+    return (kars_str_t){ text, len };
+}
+
 static size_t
 http1_put(char *p, size_t o, kars_str_t s)
 {
@@ -327,7 +347,8 @@ static int
 http1_send_head(kars_req_t *r, int64_t length)
 {
     kars_conn_t *c = r->conn;
-    size_t size = 256 + r->trace.len;
+    size_t size = 320 + r->trace.len;
+    int dated = 0;
 
     for (size_t i = 0; i < r->out.n; i++) {
         size += r->out.v[i].name.len + r->out.v[i].value.len + 4;
@@ -351,9 +372,15 @@ http1_send_head(kars_req_t *r, int64_t length)
         if (kars__str_ieq(f->name, KARS_STR("content-length"))) {
             continue; /* the framing is ours */
         }
+        dated |= kars__str_ieq(f->name, KARS_STR("date"));
         o = http1_put(h, o, f->name);
         o = http1_put(h, o, KARS_STR(": "));
         o = http1_put(h, o, f->value);
+        o = http1_put(h, o, KARS_STR("\r\n"));
+    }
+    if (!dated) {
+        o = http1_put(h, o, KARS_STR("date: "));
+        o = http1_put(h, o, http1_date(c));
         o = http1_put(h, o, KARS_STR("\r\n"));
     }
     o = http1_put(h, o, KARS_STR("x-kars-trace-id: "));

@@ -121,12 +121,13 @@ pass_refuse(pass_t *p, int status, const char *code, const char *reason)
 {
     kars_req_t *r = p->r;
 
-    if (r->head_filtered) {
+    if (r->head_sent || r->last_in) {
         kars__req_fail_late(r, status, "proxy_error", code, reason);
         return;
     }
     r->answer = KARS__ANSWER_NONE;
     r->out.n = 0;
+    kars__filters_no_scan(r);
     (void) kars__req_refuse(r, status, "proxy_error", code, reason);
     kars__req_send_answer(r);
 }
@@ -389,7 +390,7 @@ kars__pass_body(kars_req_t *r, kars_buf_t *in, uint32_t flags)
 {
     pass_t *p = r->pass;
 
-    if (p == NULL) { /* no upstream yet, or none at all: nobody reads it */
+    if (p == NULL || r->answer != KARS__ANSWER_PASS) { /* nobody reads it */
         kars__chain_free(in);
         return;
     }

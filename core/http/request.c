@@ -172,6 +172,14 @@ void
 kars__req_gone(kars_req_t *r)
 {
     r->gone = 1;
+    if (r->status == 0) { /* nginx's number for it, known to operators */
+        kars__var_t *code = kars__var(r, KARS_STR("deny_code"), 1);
+
+        r->status = 499;
+        if (code != NULL) {
+            code->text = KARS_STR("client_gone");
+        }
+    }
     kars__req_done(r);
 }
 

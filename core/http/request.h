@@ -247,6 +247,8 @@ int kars__filter_release(kars_filter_t *f, uint32_t flags);
 kars_token_t kars__filter_suspend(kars_filter_t *f, uint32_t timeout_ms,
                                   kars_filter_wake_pt fn);
 int kars__filter_deny(kars_filter_t *f, const kars_denial_t *denial);
+/* What follows is no reply of an upstream: its members are nobody's facts. */
+void kars__filters_no_scan(kars_req_t *r);
 int kars__filters_busy(const kars_req_t *r); /* one is suspended */
 void kars__filters_cancel(kars_req_t *r);
 

@@ -157,6 +157,7 @@ kars__cycle_destroy(kars_cycle_t *c)
     c->drained = NULL;
     kars__http1_drain(c, 2);
     kars__loop_turn(c->loop, 0); /* what the ends of requests queued */
+    kars__offload_drain(c->offload);
     cycle_stop_modules(c);
     for (kars_upstream_t *u = c->upstreams; u != NULL; u = u->next) {
         kars__upstream_close(u);

@@ -302,6 +302,14 @@ def test_head_has_no_body(shared: kit.Router) -> None:
         assert w.send(HEALTH).answer().status == 200
 
 
+def test_half_closed_clients_get_their_answer(shared: kit.Router) -> None:
+    with shared.wire() as w:
+        w.send(wire.request("POST", kit.CHAT, CHAT))
+        w.sock.shutdown(1)
+        assert w.answer().status == 200
+        assert w.closed()
+
+
 def test_many_idle_connections_cost_no_one_else(shared: kit.Router) -> None:
     idle = [shared.wire() for _ in range(200)]
     half = [shared.wire().send(b"GET /healthz HTTP/1.1\r\nho")

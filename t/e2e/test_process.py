@@ -108,7 +108,8 @@ def test_a_bad_reload_changes_nothing(
         kit.wait_for("the refusal is logged", lambda: str(site.conf) + ":"
                      in router.log()[seen:])
         assert router.chat().status == 200
-    assert router.workers() == workers
+    kit.wait_for("the checkers have gone",
+                 lambda: router.workers() == workers)
     router.hup(site.usual(models="other-model"))
     assert router.chat().status == 403
 

@@ -482,7 +482,8 @@ t_send(t_loop_t *t, t_end_t *e, const char *bytes, size_t n)
 void
 t_request(t_loop_t *t, const char *raw)
 {
-    if (t->client == NULL || t->client->sock == NULL || t->client->eof) {
+    if (t->client == NULL || t->client->sock == NULL || t->client->eof ||
+        t->client->error != 0) {
         (void) t_client(t);
     }
     t_send(t, t->client, raw, strlen(raw));
@@ -490,6 +491,13 @@ t_request(t_loop_t *t, const char *raw)
 
 void
 t_client_gone(t_loop_t *t)
+{
+    t->client->error = ECONNRESET;
+    t_run(t);
+}
+
+void
+t_client_half(t_loop_t *t)
 {
     t->client->eof = 1;
     t_run(t);

@@ -108,7 +108,8 @@ void t_run_until(t_loop_t *t, const int *what);
 t_end_t *t_client(t_loop_t *t); /* another one; becomes t->client */
 void t_request(t_loop_t *t, const char *raw);
 void t_send(t_loop_t *t, t_end_t *e, const char *bytes, size_t n); /* runs */
-void t_client_gone(t_loop_t *t);  /* the last one closes its connection */
+void t_client_gone(t_loop_t *t);  /* the last one breaks its connection */
+void t_client_half(t_loop_t *t);  /* it says that it sends no more */
 int t_is_open(const t_end_t *e);  /* by the router */
 
 /* The answers on a client's connection: how many are complete, and of the

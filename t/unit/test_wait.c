@@ -26,6 +26,7 @@ static struct {
     char body[64];
     int logged;
     int in_hook;
+    int started;
     int go; /* lets the thread end */
     int worked;
     kars_upstream_t *up;
@@ -77,6 +78,7 @@ wait_replied(kars_req_t *r, const kars_reply_t *reply, const void *conf,
 static void
 wait_work(void *ctx)
 {
+    __atomic_store_n(&wait_st.started, 1, __ATOMIC_RELEASE);
     while (!__atomic_load_n(&wait_st.go, __ATOMIC_ACQUIRE)) {
     }
     *(int *) ctx += 7; /* the request's memory must still be there */
@@ -537,7 +539,8 @@ test_offload_is_waited_for_at_the_end(void)
     t_loop_t *t = wait_loop(KARS_PHASE_ADMIT, HOW_OFFLOAD, 0);
 
     t_request(t, GET);
-    wait_st.go = 1;
+    t_run_until(t, &wait_st.started);
+    __atomic_store_n(&wait_st.go, 1, __ATOMIC_RELEASE);
     t_loop_destroy(t); /* with the request under way */
     CU_ASSERT_EQUAL(wait_st.woken, 0);
     CU_ASSERT_EQUAL(wait_st.logged, 1);
