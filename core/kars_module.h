@@ -861,8 +861,9 @@ struct kars_api_s {
     /*
      * From CONTENT: begins an answer that grows and returns AGAIN, which the
      * hook returns; the request then goes on until answer_end(), or until the
-     * client left (gone). With it, answer_write() is OK; AGAIN: taken, and room
-     * will tell when more is welcome; ERROR: not taken, it is over.
+     * client left (gone); a hook that returns ERROR after it cuts it. With it,
+     * answer_write() is OK; AGAIN: taken, and room will tell when more is
+     * welcome; ERROR: not taken, it is over. answer_end() is OK, or ERROR.
      * answer_start() is the short form, and answer_room() the way to wait in
      * it.
      */

@@ -245,6 +245,7 @@ kars__req_deny(kars_req_t *r, const kars_denial_t *denial,
     if (r->head_sent) {
         return KARS_ERROR;
     }
+    kars__pool_cap(r->pool, 0); /* who used it up can still be told so */
 
     kars_str_t rule = answer_rule(r, &d, by);
 

@@ -2,6 +2,8 @@
  * scanned once as they arrive, edited by splices. */
 #include "http/request.h"
 
+#define BODY_SMALL 512u /* bytes of a piece that is copied, not viewed */
+
 /* The value of a watched member goes to who watches it. */
 static int
 body_value(void *data, uint32_t watch, kars_str_t text, uint32_t index,
@@ -112,6 +114,35 @@ body_pause(kars_req_t *r)
     r->proto->read_body(r, 0);
 }
 
+/* Small pieces of a body go together into blocks of their own: a view costs
+ * more than such a piece, and a sender may make many. */
+static int
+body_gather(kars_req_t *r, const char *p, size_t n)
+{
+    kars_buf_t *last = r->body_last;
+    kars__block_t *b = r->gather;
+
+    if (b != NULL && last->block == b &&
+        (size_t) (b->data + b->size - (last->data + last->len)) >= n) {
+        memcpy(b->data + (last->data - b->data) + last->len, p, n);
+        last->len += n;
+        return KARS_OK;
+    }
+    b = kars__block_get(0);
+    if (b == NULL) {
+        return KARS_ERROR;
+    }
+    memcpy(b->data, p, n);
+    last->next = kars__buf_view(&r->bufs, b, b->data, n);
+    kars__block_unref(b); /* the view holds it */
+    if (last->next == NULL) {
+        return KARS_ERROR;
+    }
+    r->gather = b;
+    r->body_last = last->next;
+    return KARS_OK;
+}
+
 static int
 body_hold(kars_req_t *r, kars__block_t *block, const char *p, size_t n)
 {
@@ -121,6 +152,15 @@ body_hold(kars_req_t *r, kars__block_t *block, const char *p, size_t n)
     r->body_held += n;
     if (last != NULL && last->block == block && last->data + last->len == p) {
         last->len += n; /* the next bytes of the same block: one view */
+        body_pause(r);
+        return KARS_OK;
+    }
+
+    if (last != NULL && n <= BODY_SMALL) {
+        if (body_gather(r, p, n) != KARS_OK) {
+            return body_refuse(r, 503, "server_error", "overloaded",
+                               "no memory for the body");
+        }
         body_pause(r);
         return KARS_OK;
     }

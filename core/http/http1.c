@@ -329,9 +329,11 @@ http1_recv(kars_conn_t *c)
     }
     if (n == 0 && c->state == KARS__CONN_BUSY && c->body_whole &&
         !(c->r != NULL && c->r->event_stream)) {
-        /* Half-closed: it still waits for its answer. Of a stream nobody does
-         * that, and one that hung up must not keep a model at work. */
+        /* Half-closed: it may still wait for its answer, so it gets some time.
+         * Of a stream nobody does that, and one that hung up must not keep a
+         * model at work. */
         c->eof = 1;
+        kars__http1_timer(c, c->listener->server->core->half_timeout_ms);
         c->keep = 0;
         return KARS_DONE;
     }

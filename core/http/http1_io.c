@@ -354,8 +354,7 @@ http1_send_head(kars_req_t *r, int64_t length)
         size += r->out.v[i].name.len + r->out.v[i].value.len + 4;
     }
 
-    /* A request whose pool is used up can still be told so. */
-    kars__pool_cap(r->pool, 0);
+    kars__pool_cap(r->pool, 0); /* nothing is decided any more: finish */
     char *h = kars__palloc(r->pool, size);
 
     if (h == NULL) {
@@ -604,7 +603,7 @@ kars__http1_flushed(kars__work_t *work)
     }
     if (c->out == NULL) {
         c->out_last = NULL;
-        if (c->r != NULL && c->body_whole) {
+        if (c->r != NULL && c->body_whole && !c->eof) {
             kars__timer_stop(c->cycle->loop, &c->timer);
         }
         if (c->ended) {

@@ -130,9 +130,10 @@ struct kars_req_s {
     /* request body */
     kars_buf_t *body;
     kars_buf_t *body_last;
-    uint64_t body_size;  /* bytes that came */
-    uint64_t body_held;  /* bytes that count against body_memory */
-    uint64_t body_final; /* after edits */
+    kars__block_t *gather; /* of body_last, where small pieces are put */
+    uint64_t body_size;    /* bytes that came */
+    uint64_t body_held;    /* bytes that count against body_memory */
+    uint64_t body_final;   /* after edits */
     kars__edit_t *edits;
     kars__json_scan_t *scan;
     uint8_t body_state;

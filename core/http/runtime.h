@@ -39,6 +39,7 @@ typedef struct {
     uint64_t body_timeout_ms;
     uint64_t idle_timeout_ms;
     uint64_t send_timeout_ms;
+    uint64_t half_timeout_ms;
     kars_upstream_t *pass;
     uint64_t respond_status;
     kars_str_t respond_text;

@@ -137,8 +137,9 @@ def test_an_answer_cut_short_is_not_taken_for_whole(
         router: kit.Router, backend: Backend) -> None:
     backend.fault = "short_body"
     with pytest.raises(openai.APIError):
-        router.client().chat.completions.create(**kit.chat_body())
-    record = router.decisions()[-1]
+        router.client().chat.completions.create(
+            **kit.chat_body(), extra_headers={"x-kars-trace-id": "short"})
+    record = router.record("short")
     assert record["tokens_charged"] >= backend.generated
 
 

@@ -17,14 +17,14 @@ static int
 mcp_event(kars_exchange_t *x, const kars_event_t *ev, void *data)
 {
     mcp_ctx_t *mc = data;
-    int rc = kars_answer_write(mc->r, KARS_STR("data: "), 0);
+    kars_str_t parts[] = { KARS_STR("data: "), kars_event_data(ev),
+                           KARS_STR("\n\n") };
+    int rc = KARS_OK;
 
-    rc = rc == KARS_ERROR ? rc
-                          : kars_answer_write(mc->r, kars_event_data(ev), 0);
-    rc = rc == KARS_ERROR
-             ? rc
-             : kars_answer_write(mc->r, KARS_STR("\n\n"), KARS_FLUSH);
-    if (rc == KARS_AGAIN) {
+    for (size_t i = 0; i < KARS_NELTS(parts) && rc != KARS_ERROR; i++) {
+        rc = kars_answer_write(mc->r, parts[i], i == 2 ? KARS_FLUSH : 0);
+    }
+    if (rc == KARS_AGAIN) { /* taken; mcp_room goes on */
         kars_exchange_pause(x, 1);
     }
     return rc == KARS_ERROR ? rc : KARS_OK;
@@ -56,7 +56,9 @@ mcp_gone(kars_req_t *r, void *data)
 
     mc->x = NULL;
     kars_owner_release(kars_req_cycle(r), mc->session);
-    kars_exchange_cancel(x);
+    if (x != NULL) {
+        kars_exchange_cancel(x);
+    }
 }
 
 /* clang-format off */
@@ -102,8 +104,11 @@ mcp_content(kars_req_t *r, const void *conf, void *ctx)
         return kars_reject(r, 409, KARS_STR("session_in_use"),
                            KARS_STR("this session has a stream already"));
     }
+    if (kars_answer_begin(r, &answer) != KARS_AGAIN) {
+        return KARS_ERROR;
+    }
     mc->x = kars_exchange(kars_req_cycle(r), &call, &mcp_handler, mc);
-    return mc->x != NULL ? kars_answer_begin(r, &answer) : KARS_ERROR;
+    return mc->x != NULL ? KARS_AGAIN : KARS_ERROR; /* cuts it */
 }
 
 /* A question from another worker about a session of ours. */
