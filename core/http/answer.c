@@ -115,7 +115,7 @@ answer_members(kars_req_t *r, const kars_denial_t *d)
     return all;
 }
 
-/* The error body in the shape of the caller's API (router.md 2). */
+/* The error body in the shape of the caller's API (docs/compat.md 1). */
 static kars_str_t
 answer_error_body(kars_req_t *r, const kars_denial_t *d)
 {

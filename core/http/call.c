@@ -96,7 +96,7 @@ call_body(kars__xch_t *x, kars_buf_t *in, uint32_t flags, void *data)
 }
 
 static void
-call_fail(kars__xch_t *x, int error, int unsent, void *data)
+call_fail(kars__xch_t *x, int error, int reached, void *data)
 {
     call_t *c = data;
 

@@ -49,7 +49,9 @@ struct kars__xch_s {
     uint8_t frame;
     uint8_t connected;
     uint8_t head_done;
-    uint8_t sent; /* some bytes left */
+    uint8_t sent;   /* some bytes left */
+    uint8_t reused; /* the connection was a kept one */
+    uint8_t got;    /* some bytes came */
     uint8_t paused;
     uint8_t keep;
     uint8_t dead;
@@ -117,14 +119,20 @@ xch_fail(kars__xch_t *x, int error)
 {
     const kars__xch_handler_t *h = x->conf.handler;
     void *data = x->conf.data;
-    int unsent = !x->sent;
+    int reached =
+        !x->sent ? KARS__REACHED_NOT
+        : x->reused && !x->got && (error == ECONNRESET || error == EPIPE)
+            ? KARS__REACHED_STALE
+            : KARS__REACHED;
 
     if (x->dead) {
         return;
     }
-    kars__upstream_result(x->cycle, x->conf.upstream, x->conf.server, 0);
+    if (reached != KARS__REACHED_STALE) {
+        kars__upstream_result(x->cycle, x->conf.upstream, x->conf.server, 0);
+    }
     xch_end(x);
-    h->fail(x, error, unsent, data);
+    h->fail(x, error, reached, data);
 }
 
 /* Idle connections. */
@@ -317,9 +325,10 @@ client_begin(kars__work_t *work)
     kars__upserver_t *s = x->conf.server;
     uint64_t now = kars__loop_now(x->cycle->loop);
 
-    x->conn = idle_take(s);
+    x->conn = x->conf.fresh ? NULL : idle_take(s);
     if (x->conn != NULL) {
         x->conn->x = x;
+        x->reused = 1;
         client_go(x);
         return;
     }
@@ -655,6 +664,7 @@ client_room(kars__upconn_t *c)
 static void
 client_eof(kars__xch_t *x)
 {
+    x->got = 1; /* an end in good order: the request may have been read */
     if (x->head_done && x->frame == FRAME_CLOSE) {
         client_whole(x, NULL);
     } else {
@@ -687,6 +697,7 @@ client_read(kars__upconn_t *c)
             return;
         }
         c->rd_end += (uint32_t) n;
+        x->got = 1;
         if (client_take(x) != KARS_OK) {
             return;
         }

@@ -12,6 +12,10 @@
 
 typedef struct kars__xch_s kars__xch_t;
 
+/* How far a request came that failed. STALE: a kept connection that the server
+ * had closed; it answers what arrives then with a reset, unread. */
+enum { KARS__REACHED_NOT = 0, KARS__REACHED_STALE, KARS__REACHED };
+
 /*
  * What becomes of it. head once, then body pieces, the last with KARS_LAST
  * (maybe empty); or fail once, at any point before that. After LAST or fail
@@ -22,8 +26,8 @@ typedef struct {
     void (*head)(kars__xch_t *x, const kars__head_t *head, void *data);
     void (*body)(kars__xch_t *x, kars_buf_t *in, uint32_t flags, void *data);
     /* ECONNREFUSED, EHOSTUNREACH, ENOENT (name), ETIMEDOUT, ECONNRESET,
-     * EPROTO; unsent: not one byte of the request had left */
-    void (*fail)(kars__xch_t *x, int error, int unsent, void *data);
+     * EPROTO; reached: KARS__REACHED_* */
+    void (*fail)(kars__xch_t *x, int error, int reached, void *data);
     void (*room)(kars__xch_t *x, void *data); /* more may be written */
 } kars__xch_handler_t;
 
@@ -37,6 +41,7 @@ typedef struct {
     kars_buf_t *out; /* head, and the body as far as it is known */
     uint8_t last;    /* that is all of it */
     uint8_t is_head; /* the method is HEAD: no body comes */
+    uint8_t fresh;   /* on a new connection, not on a kept one */
 } kars__xch_conf_t;
 
 /* NULL: no memory. Everything else is told through the handler, later. */

@@ -20,6 +20,7 @@ struct kars__pass_s {
     uint32_t attempts;
     uint8_t sent_body; /* a streaming body began to flow */
     uint8_t paused;
+    uint8_t fresh;     /* a kept connection was stale: a new one now */
     uint8_t reading;   /* the client's body is being read */
     kars_buf_t *early; /* body that came before the exchange began */
     uint8_t early_last;
@@ -269,6 +270,7 @@ pass_send(pass_t *p)
         .data = p,
         .out = out,
         .last = whole != 0,
+        .fresh = p->fresh,
         .is_head = kars_str_eq(r->head.method, KARS_STR("HEAD")),
     };
 
@@ -508,7 +510,7 @@ kars__pass_room(kars_req_t *r)
 }
 
 static void
-pass_failed(kars__xch_t *x, int error, int unsent, void *data)
+pass_failed(kars__xch_t *x, int error, int reached, void *data)
 {
     pass_t *p = data;
     kars_req_t *r = p->r;
@@ -520,10 +522,15 @@ pass_failed(kars__xch_t *x, int error, int unsent, void *data)
               "error=\"%s\" trace=%.*s",
               KARS_STR_ARG(u->name), KARS_STR_ARG(p->server->text), p->attempts,
               strerror(error), KARS_STR_ARG(r->trace));
-    if (unsent && !p->sent_body && !r->head_filtered && u->retry_on == 0 &&
-        p->attempts <= u->retries) {
-        pass_attempt(p);
-        return;
+    if (reached != KARS__REACHED && !p->sent_body && !r->head_filtered) {
+        int stale = reached == KARS__REACHED_STALE && !p->fresh;
+
+        if (stale || (reached == KARS__REACHED_NOT && u->retry_on == 0 &&
+                      p->attempts <= u->retries)) {
+            p->fresh |= stale != 0;
+            pass_attempt(p);
+            return;
+        }
     }
     if (error == ETIMEDOUT) {
         pass_refuse(p, 504, "upstream_timeout",

@@ -176,6 +176,13 @@ phase_next(kars_req_t *r)
         return KARS_OK;
 
     case KARS_PHASE_REWRITE:
+        /* A watch may feed a decision that no hook's flag tells of. */
+        if (r->route->gated && phase_wait_body(r) == KARS_AGAIN) {
+            return KARS_AGAIN;
+        }
+        if (r->answer != KARS__ANSWER_NONE) {
+            return KARS_OK;
+        }
         r->phase = KARS_PHASE_ADMIT;
         r->again = 0;
         return KARS_OK;

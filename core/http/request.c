@@ -37,7 +37,8 @@ req_trace_ok(kars_str_t s)
     return s.len >= 1 && s.len <= 128;
 }
 
-/* router.md 1: the caller's trace id where it is a good one, else a new one. */
+/* docs/compat.md 4: the caller's trace id where it is a good one, else a new
+ * one. */
 static int
 req_trace(kars_req_t *r)
 {

@@ -3,7 +3,7 @@
 #include "base/parse.h"
 
 #define UPSTREAM_FAILURES  3     /* in a row, within the window: unhealthy */
-#define UPSTREAM_WINDOW_MS 60000 /* router.md 5.4 */
+#define UPSTREAM_WINDOW_MS 60000 /* of failures in a row */
 
 #define U(f) offsetof(kars_upstream_t, f)
 

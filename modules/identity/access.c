@@ -25,9 +25,9 @@ enum {
 };
 
 /*
- * Decision 2. One rule is not in the rows: an operator may read (GET) all that
- * an agent may. Finer rules are the handlers' own: an agent's POST /agt/trust
- * is for other ids, its /sandbox/{name} for its own children.
+ * docs/compat.md 7. One rule is not in the rows: an operator may read (GET) all
+ * that an agent may. Finer rules are the handlers' own: an agent's POST
+ * /agt/trust is for other ids, its /sandbox/{name} for its own children.
  */
 /* clang-format off */
 const access_row_t access_table[] = {

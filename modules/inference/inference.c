@@ -460,7 +460,7 @@ inference_label(const inference_conf_t *ic, const inference_ctx_t *mx, int ok)
     return known && model.len > 0 ? model : KARS_STR("other");
 }
 
-/* LOG: the counters of router.md 18.1. */
+/* LOG: the counters of docs/compat.md 6. */
 static int
 inference_log(kars_req_t *r, const void *conf, void *ctx)
 {

@@ -223,6 +223,11 @@ def print_cpu(table: dict) -> None:
                   f"  {row['others_on_cpu']:5.0%}")
     print("(others: the largest share of that CPU that went to anybody else "
           "while it was measured)")
+    slow = [name for name, row in table["fixed"].items()
+            if row["requests_per_s"]["min"] < 0.97 * load.RATE]
+    if slow:
+        print(f"(not at {load.RATE}/s in every repeat: {', '.join(slow)}; the "
+              "machine had not enough time to give)")
 
 
 def run(args: argparse.Namespace) -> dict:

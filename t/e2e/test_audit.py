@@ -25,7 +25,7 @@ FIRST_KEYS = ["sandbox", "seq", "ts", "agent_id", "action", "decision",
 
 
 def agt_hash(r: dict[str, Any]) -> str:
-    """The AGT profile's hash, by its own definition (governance.md 6.1)."""
+    """The AGT profile's hash, by its own definition (docs/audit-format.md)."""
     text = "|".join(str(r[k]) for k in (
         "seq", "ts", "agent_id", "action", "decision", "prev_hash"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Who may call what: DECISIONS 2 as a table, every class against every
+"""Who may call what: docs/compat.md 7 as a table, every class against every
 route, on a configuration with one `respond` route per row."""
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def test_another_uid_is_what_its_token_says(
 ])
 def test_a_wrong_token_opens_nothing(
         table: Any, over: str, shown: str) -> None:
-    """It is 401 where a right one might have helped (router.md 3.2)."""
+    """It is 401 where a right one might have helped (docs/compat.md 2)."""
     router, _, sock = table
     address = list(router.address) if over == "tcp" else sock
     answers = ask_all(address, 54322, {"authorization": shown})

@@ -81,8 +81,9 @@ def test_term_does_not_wait_for_a_stream(
 
 
 def test_the_pid_file_names_the_master(router: kit.Router) -> None:
-    text = (router.site.dir / "router.pid").read_text()
-    assert int(text) == router.process.pid
+    file = router.site.dir / "router.pid"
+    kit.wait_for("the pid file", file.exists)
+    assert int(file.read_text()) == router.process.pid
 
 
 def test_a_reload_changes_what_is_decided(

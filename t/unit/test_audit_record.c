@@ -6,7 +6,7 @@
 
 #define ZEROS "0000000000000000000000000000000000000000000000000000000000000000"
 
-/* governance.md 6.1 */
+/* docs/audit-format.md */
 static void
 test_audit_hash_is_the_agt_profile(void)
 {
