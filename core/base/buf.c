@@ -2,8 +2,8 @@
 #include "base/buf.h"
 #include "base/pool.h"
 
-#define BUF_KEEP   128u /* views kept for reuse */
-#define BLOCK_KEEP 32u
+#define BUF_KEEP   512u /* views kept for reuse */
+#define BLOCK_KEEP 96u
 
 #ifndef KARS_POOL_DEBUG
 static kars__block_t *block_kept;

@@ -7,7 +7,7 @@
 
 #define POOL_ALIGN 16u
 #define POOL_BLOCK 4096u /* of a standard block, header included */
-#define POOL_KEEP  64u   /* standard blocks kept for the next pool */
+#define POOL_KEEP  192u  /* standard blocks kept for the next pool */
 
 typedef struct pool_block_s pool_block_t;
 struct pool_block_s {
@@ -281,7 +281,18 @@ kars__pool_fail_at(uint64_t n)
 void *
 kars__alloc(size_t size)
 {
-    return calloc(1, size);
+    /* glibc's calloc() passes by the cache that its malloc() keeps for small
+     * sizes; large ones may come zeroed from the kernel. */
+    if (size > 1024) {
+        return calloc(1, size);
+    }
+
+    void *p = malloc(size);
+
+    if (p != NULL) {
+        memset(p, 0, size);
+    }
+    return p;
 }
 
 void *

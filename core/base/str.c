@@ -21,12 +21,6 @@ kars__str_istarts(kars_str_t s, kars_str_t prefix)
     return 1;
 }
 
-int
-kars__str_ieq(kars_str_t a, kars_str_t b)
-{
-    return a.len == b.len && kars__str_istarts(a, b);
-}
-
 kars_str_t
 kars__strz(const char *z)
 {

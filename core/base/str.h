@@ -7,8 +7,14 @@
 #include "kars_module.h"
 
 /* ASCII only: what protocols compare without case. */
-int kars__str_ieq(kars_str_t a, kars_str_t b);
 int kars__str_istarts(kars_str_t s, kars_str_t prefix);
+
+/* Here, so that most comparisons end with that of the lengths. */
+static inline int
+kars__str_ieq(kars_str_t a, kars_str_t b)
+{
+    return a.len == b.len && kars__str_istarts(a, b);
+}
 
 kars_str_t kars__strz(const char *z);    /* NULL gives an empty string */
 kars_str_t kars__str_trim(kars_str_t s); /* blanks and tabs at both ends */

@@ -24,6 +24,7 @@ struct kars__upconn_s {
     uint32_t rd_at;  /* first byte not yet used */
     uint32_t rd_end; /* end of what was read */
     uint32_t scanned;
+    uint64_t idle_at_ms; /* when it went into the idle list */
 };
 
 /* A name being resolved; outlives an exchange that was cancelled. */
@@ -178,6 +179,7 @@ idle_put(kars__upconn_t *c)
     }
     c->server->idle = c;
     c->server->nidle++;
+    c->idle_at_ms = kars__loop_now(c->cycle->loop);
     c->timer.fn = idle_over;
     kars__timer_start(c->cycle->loop, &c->timer,
                       c->upstream->keepalive_idle_ms);
@@ -192,7 +194,10 @@ idle_take(kars__upserver_t *s)
 
         idle_remove(c);
         kars__timer_stop(c->cycle->loop, &c->timer);
-        if (kars__sock_idle_ok(&c->sock)) {
+        /* The loop watches it since an earlier turn and has seen no end. Only
+         * one that came back in this turn can have closed unseen. */
+        if (c->idle_at_ms != kars__loop_now(c->cycle->loop) ||
+            kars__sock_idle_ok(&c->sock)) {
             return c;
         }
         conn_close(c);

@@ -362,8 +362,12 @@ http1_send_head(kars_req_t *r, int64_t length)
         return KARS_ERROR;
     }
 
-    size_t o = (size_t) snprintf(h, size, "HTTP/1.1 %u %s\r\n", r->status,
-                                 http1_reason(r->status));
+    size_t o = http1_put(h, 0, KARS_STR("HTTP/1.1 "));
+
+    o += kars__u64_to_dec(r->status, h + o);
+    o = http1_put(h, o, KARS_STR(" "));
+    o = http1_put(h, o, kars__strz(http1_reason(r->status)));
+    o = http1_put(h, o, KARS_STR("\r\n"));
 
     for (size_t i = 0; i < r->out.n; i++) {
         const kars_header_t *f = &r->out.v[i];
@@ -388,8 +392,9 @@ http1_send_head(kars_req_t *r, int64_t length)
     if (r->status == 204 || r->status == 304) {
         c->chunk_out = 0;
     } else if (length >= 0) {
-        o += (size_t) snprintf(h + o, size - o, "content-length: %lld\r\n",
-                               (long long) length);
+        o = http1_put(h, o, KARS_STR("content-length: "));
+        o += kars__u64_to_dec((uint64_t) length, h + o);
+        o = http1_put(h, o, KARS_STR("\r\n"));
     } else if (r->head.minor >= 1) {
         o = http1_put(h, o, KARS_STR("transfer-encoding: chunked\r\n"));
         c->chunk_out = 1;

@@ -72,22 +72,22 @@ kars__req_pass(kars_req_t *r, const kars_pass_t *pass)
 static int
 pass_hop(kars_str_t name)
 {
-    static const char *const hop[] = {
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "transfer-encoding",
-        "te",
-        "trailer",
-        "upgrade",
-        "expect",
-        "content-length",
-        "proxy-authenticate",
-        "proxy-authorization",
+    static const kars_str_t hop[] = {
+        KARS_STR("connection"),
+        KARS_STR("keep-alive"),
+        KARS_STR("proxy-connection"),
+        KARS_STR("transfer-encoding"),
+        KARS_STR("te"),
+        KARS_STR("trailer"),
+        KARS_STR("upgrade"),
+        KARS_STR("expect"),
+        KARS_STR("content-length"),
+        KARS_STR("proxy-authenticate"),
+        KARS_STR("proxy-authorization"),
     };
 
     for (size_t i = 0; i < KARS_NELTS(hop); i++) {
-        if (kars__str_ieq(name, kars__strz(hop[i]))) {
+        if (kars__str_ieq(name, hop[i])) {
             return 1;
         }
     }
@@ -135,59 +135,71 @@ pass_refuse(pass_t *p, int status, const char *code, const char *reason)
 
 /* One attempt: the UPSTREAM hooks, then the exchange. */
 
+static char *
+pass_put(char *h, kars_str_t s)
+{
+    if (s.len != 0) {
+        memcpy(h, s.data, s.len);
+    }
+    return h + s.len;
+}
+
+/* "METHOD path HTTP/1.1" and Host, of the server that is asked. */
+static char *
+pass_put_line(const pass_t *p, char *h)
+{
+    kars_str_t host = p->server->at.host;
+    int v6 = host.len != 0 && memchr(host.data, ':', host.len) != NULL;
+
+    h = pass_put(h, p->r->head.method);
+    h = pass_put(h, KARS_STR(" "));
+    h = pass_put(h, p->path);
+    h = pass_put(h, KARS_STR(" HTTP/1.1\r\nhost: "));
+    if (host.len == 0) {
+        return pass_put(h, KARS_STR("localhost\r\n"));
+    }
+    h = pass_put(h, v6 ? KARS_STR("[") : KARS_STR(""));
+    h = pass_put(h, host);
+    h = pass_put(h, v6 ? KARS_STR("]:") : KARS_STR(":"));
+    h += kars__u64_to_dec(p->server->at.port, h);
+    return pass_put(h, KARS_STR("\r\n"));
+}
+
 static kars_str_t
 pass_head(pass_t *p, uint64_t length, int chunked)
 {
     kars_req_t *r = p->r;
-    kars_str_t host = p->server->at.host;
-    size_t size = p->path.len + r->head.method.len + host.len + 256;
+    size_t size = p->path.len + r->head.method.len + p->server->at.host.len +
+                  r->trace.len + 256;
 
     for (size_t i = 0; i < r->in.n; i++) {
         size += r->in.v[i].name.len + r->in.v[i].value.len + 4;
     }
 
-    char *h = kars__palloc(r->pool, size);
+    char *begin = kars__palloc(r->pool, size);
 
-    if (h == NULL) {
+    if (begin == NULL) {
         return (kars_str_t){ NULL, 0 };
     }
 
-    int v6 = host.len != 0 && memchr(host.data, ':', host.len) != NULL;
-    int n =
-        host.len == 0
-            ? snprintf(h, size, "%.*s %.*s HTTP/1.1\r\nhost: localhost\r\n",
-                       KARS_STR_ARG(r->head.method), KARS_STR_ARG(p->path))
-            : snprintf(h, size, "%.*s %.*s HTTP/1.1\r\nhost: %s%.*s%s:%u\r\n",
-                       KARS_STR_ARG(r->head.method), KARS_STR_ARG(p->path),
-                       v6 ? "[" : "", KARS_STR_ARG(host), v6 ? "]" : "",
-                       p->server->at.port);
-    size_t o = (size_t) n;
+    char *h = pass_put_line(p, begin);
 
     for (size_t i = 0; i < r->in.n; i++) {
-        const kars_header_t *f = &r->in.v[i];
-
-        memcpy(h + o, f->name.data, f->name.len);
-        o += f->name.len;
-        memcpy(h + o, ": ", 2);
-        o += 2;
-        if (f->value.len != 0) {
-            memcpy(h + o, f->value.data, f->value.len);
-        }
-        o += f->value.len;
-        memcpy(h + o, "\r\n", 2);
-        o += 2;
+        h = pass_put(h, r->in.v[i].name);
+        h = pass_put(h, KARS_STR(": "));
+        h = pass_put(h, r->in.v[i].value);
+        h = pass_put(h, KARS_STR("\r\n"));
     }
-    o += (size_t) snprintf(h + o, size - o, "x-kars-trace-id: %.*s\r\n",
-                           KARS_STR_ARG(r->trace));
+    h = pass_put(h, KARS_STR("x-kars-trace-id: "));
+    h = pass_put(h, r->trace);
     if (chunked) {
-        o += (size_t) snprintf(h + o, size - o,
-                               "transfer-encoding: chunked\r\n");
+        h = pass_put(h, KARS_STR("\r\ntransfer-encoding: chunked"));
     } else if (length != 0 || r->head.content_length >= 0) {
-        o += (size_t) snprintf(h + o, size - o, "content-length: %llu\r\n",
-                               (unsigned long long) length);
+        h = pass_put(h, KARS_STR("\r\ncontent-length: "));
+        h += kars__u64_to_dec(length, h);
     }
-    memcpy(h + o, "\r\n", 2);
-    return (kars_str_t){ h, o + 2 };
+    h = pass_put(h, KARS_STR("\r\n\r\n"));
+    return (kars_str_t){ begin, (size_t) (h - begin) };
 }
 
 /* A streaming body in the framing that its head announced. */

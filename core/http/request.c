@@ -271,9 +271,13 @@ kars__headers_del(kars__headers_t *h, kars_str_t name)
     size_t o = 0;
 
     for (size_t i = 0; i < h->n; i++) {
-        if (!kars__str_ieq(h->v[i].name, name)) {
-            h->v[o++] = h->v[i];
+        if (kars__str_ieq(h->v[i].name, name)) {
+            continue;
         }
+        if (o != i) {
+            h->v[o] = h->v[i];
+        }
+        o++;
     }
     h->n = o;
 }

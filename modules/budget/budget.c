@@ -13,6 +13,7 @@
 
 #include "ask.h"
 #include "calendar.h"
+#include "journal.h"
 #include "kars_module.h"
 #include "worker.h"
 
@@ -421,13 +422,12 @@ budget_admit(kars_req_t *r, const void *conf, void *ctx)
 }
 
 static void
-budget_header(kars_req_t *r, const char *name, uint64_t value)
+budget_header(kars_req_t *r, kars_str_t name, uint64_t value)
 {
-    kars_str_t text =
-        budget_text(r, KARS_STR("0"), "%llu", (unsigned long long) value);
+    char digits[JOURNAL_DIGITS]; /* the router copies what it is given */
+    size_t n = journal_digits(digits, value);
 
-    (void) kars_header_set(r, KARS_RESPONSE, (kars_str_t){ name, strlen(name) },
-                           text);
+    (void) kars_header_set(r, KARS_RESPONSE, name, (kars_str_t){ digits, n });
 }
 
 /* What counts when the head leaves, this reservation included. */
@@ -446,17 +446,17 @@ budget_head(kars_filter_t *f, const void *conf, void *ctx)
     }
 
     if (bc->day != 0) {
-        budget_header(r, "x-kars-budget-day-limit", bc->day);
-        budget_header(r, "x-kars-budget-day-used",
+        budget_header(r, KARS_STR("x-kars-budget-day-limit"), bc->day);
+        budget_header(r, KARS_STR("x-kars-budget-day-used"),
                       ledger_add(v.used_day, v.open_day));
-        budget_header(r, "x-kars-budget-day-remaining",
+        budget_header(r, KARS_STR("x-kars-budget-day-remaining"),
                       budget_left(bc->day, v.used_day, v.open_day));
     }
     if (bc->month != 0) {
-        budget_header(r, "x-kars-budget-month-limit", bc->month);
-        budget_header(r, "x-kars-budget-month-used",
+        budget_header(r, KARS_STR("x-kars-budget-month-limit"), bc->month);
+        budget_header(r, KARS_STR("x-kars-budget-month-used"),
                       ledger_add(v.used_month, v.open_month));
-        budget_header(r, "x-kars-budget-month-remaining",
+        budget_header(r, KARS_STR("x-kars-budget-month-remaining"),
                       budget_left(bc->month, v.used_month, v.open_month));
     }
     return KARS_OK;

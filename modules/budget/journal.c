@@ -3,13 +3,11 @@
  */
 #include "journal.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "kars_module.h"
 
-enum { JOURNAL_FIELDS = 5 };
+enum { JOURNAL_FIELDS = 5, JOURNAL_SUM = 9 };
 
 typedef struct {
     char kind; /* B, R, S */
@@ -22,44 +20,82 @@ typedef struct {
     const char *end;
 } journal_cursor_t;
 
+/* CRC-32, four bits at a time: lines are short, and so is the table. */
 static uint32_t
 journal_crc(const char *p, size_t n)
 {
+    static const uint32_t nibble[16] = {
+        0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,
+        0x4db26158, 0x5005713c, 0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c,
+        0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c,
+    };
     uint32_t crc = 0xffffffffu;
 
     for (size_t i = 0; i < n; i++) {
         crc ^= (unsigned char) p[i];
-        for (int bit = 0; bit < 8; bit++) {
-            crc = (crc >> 1) ^ (0xedb88320u & (0u - (crc & 1)));
-        }
+        crc = crc >> 4 ^ nibble[crc & 15];
+        crc = crc >> 4 ^ nibble[crc & 15];
     }
 
     return ~crc;
 }
 
-/* Closes a line of n bytes with its checksum. */
-static size_t
-journal_close(char *buf, int n)
+size_t
+journal_digits(char *p, uint64_t value)
 {
-    uint32_t crc = journal_crc(buf, (size_t) n);
+    char back[JOURNAL_DIGITS];
+    size_t n = 0;
 
-    return (size_t) n + (size_t) snprintf(buf + n, JOURNAL_LINE - (size_t) n,
-                                          " %08" PRIx32 "\n", crc);
+    do {
+        back[n++] = (char) ('0' + value % 10);
+        value /= 10;
+    } while (value > 0);
+
+    for (size_t i = 0; i < n; i++) {
+        p[i] = back[n - 1 - i];
+    }
+    return n;
+}
+
+/* " " and the checksum of the n bytes at p, as eight digits. */
+static void
+journal_sum(const char *p, size_t n, char *ret)
+{
+    uint32_t crc = journal_crc(p, n);
+
+    *ret++ = ' ';
+    for (int shift = 28; shift >= 0; shift -= 4) {
+        *ret++ = "0123456789abcdef"[crc >> shift & 15];
+    }
+}
+
+/* A line: its kind, its numbers, its checksum. buf has JOURNAL_LINE bytes. */
+static size_t
+journal_line(char *buf, char kind, const uint64_t *v, size_t nv)
+{
+    size_t n = 0;
+
+    buf[n++] = kind;
+    for (size_t i = 0; i < nv; i++) {
+        buf[n++] = ' ';
+        n += journal_digits(buf + n, v[i]);
+    }
+    journal_sum(buf, n, buf + n);
+    n += JOURNAL_SUM;
+    buf[n++] = '\n';
+    return n;
 }
 
 size_t
 journal_reserve(char *buf, uint64_t id, uint32_t day, uint64_t tokens)
 {
-    return journal_close(buf, snprintf(buf, JOURNAL_LINE,
-                                       "R %" PRIu64 " %" PRIu32 " %" PRIu64, id,
-                                       day, tokens));
+    return journal_line(buf, 'R', (uint64_t[]){ id, day, tokens }, 3);
 }
 
 size_t
 journal_settle(char *buf, uint64_t id, uint64_t charged)
 {
-    return journal_close(buf, snprintf(buf, JOURNAL_LINE,
-                                       "S %" PRIu64 " %" PRIu64, id, charged));
+    return journal_line(buf, 'S', (uint64_t[]){ id, charged }, 2);
 }
 
 size_t
@@ -67,11 +103,9 @@ journal_base(char *buf, const ledger_t *l, uint64_t nopen)
 {
     const ledger_head_t *h = ledger_head(l);
 
-    return journal_close(buf, snprintf(buf, JOURNAL_LINE,
-                                       "B %" PRIu32 " %" PRIu64 " %" PRIu64
-                                       " %" PRIu64 " %" PRIu64,
-                                       h->day, h->used_day, h->used_month,
-                                       h->seq, nopen));
+    return journal_line(
+        buf, 'B',
+        (uint64_t[]){ h->day, h->used_day, h->used_month, h->seq, nopen }, 5);
 }
 
 /* A decimal number of at least one digit; advances *p past it. */
@@ -110,18 +144,17 @@ journal_nfields(char kind)
 static int
 journal_parse(const char *p, size_t len, journal_line_t *ret)
 {
-    char crc[10];
+    char sum[JOURNAL_SUM];
 
-    if (len < sizeof(crc) || len >= JOURNAL_LINE) {
+    if (len <= sizeof(sum) || len >= JOURNAL_LINE) {
         return KARS_ERROR;
     }
 
-    const char *end = p + len - 9; /* " " and eight digits */
+    const char *end = p + len - JOURNAL_SUM;
     size_t nfields = journal_nfields(p[0]);
 
-    (void) snprintf(crc, sizeof(crc), " %08" PRIx32,
-                    journal_crc(p, (size_t) (end - p)));
-    if (nfields == 0 || memcmp(crc, end, 9) != 0) {
+    journal_sum(p, (size_t) (end - p), sum);
+    if (nfields == 0 || memcmp(sum, end, sizeof(sum)) != 0) {
         return KARS_ERROR;
     }
 

@@ -20,6 +20,11 @@
 
 #define JOURNAL_LINE 128 /* no line is longer, its newline included */
 
+#define JOURNAL_DIGITS 20 /* of any 64-bit number */
+
+/* Writes value in decimal, without a NUL; returns how many bytes. */
+size_t journal_digits(char *p, uint64_t value);
+
 /* Each writes one line of at most JOURNAL_LINE bytes; returns its length. */
 size_t journal_reserve(char *buf, uint64_t id, uint32_t day, uint64_t tokens);
 size_t journal_settle(char *buf, uint64_t id, uint64_t charged);

@@ -9,26 +9,28 @@ text_lower(char c)
     return c >= 'A' && c <= 'Z' ? (char) (c | 0x20) : c;
 }
 
-int
-inference_ieq(kars_str_t a, kars_str_t b)
+/* The same but for case; both have n bytes. */
+static int
+text_ieq(const char *a, const char *b, size_t n)
 {
-    if (a.len != b.len) {
-        return 0;
-    }
-
-    for (size_t i = 0; i < a.len; i++) {
-        if (text_lower(a.data[i]) != text_lower(b.data[i])) {
+    for (size_t i = 0; i < n; i++) {
+        if (a[i] != b[i] && text_lower(a[i]) != text_lower(b[i])) {
             return 0;
         }
     }
     return 1;
 }
 
+int
+inference_ieq(kars_str_t a, kars_str_t b)
+{
+    return a.len == b.len && text_ieq(a.data, b.data, a.len);
+}
+
 static int
 text_istarts(kars_str_t s, kars_str_t prefix)
 {
-    return s.len >= prefix.len &&
-           inference_ieq((kars_str_t){ s.data, prefix.len }, prefix);
+    return s.len >= prefix.len && text_ieq(s.data, prefix.data, prefix.len);
 }
 
 static kars_str_t
@@ -72,14 +74,17 @@ inference_header_passes(kars_str_t name, int event_stream)
 {
     /* Content-Length and Content-Encoding frame the body, which the router
      * checks and writes itself; dropping them here would hide them from it. */
-    static const char *const names[] = {
-        "content-type",    "content-length",  "content-encoding",
-        "retry-after",     "retry-after-ms",  "x-request-id",
-        "x-ms-request-id", "apim-request-id", "openai-processing-ms",
+    static const kars_str_t names[] = {
+        KARS_STR("content-type"),         KARS_STR("content-length"),
+        KARS_STR("content-encoding"),     KARS_STR("retry-after"),
+        KARS_STR("retry-after-ms"),       KARS_STR("x-request-id"),
+        KARS_STR("x-ms-request-id"),      KARS_STR("apim-request-id"),
+        KARS_STR("openai-processing-ms"),
     };
 
     for (size_t i = 0; i < KARS_NELTS(names); i++) {
-        if (inference_ieq(name, (kars_str_t){ names[i], strlen(names[i]) })) {
+        if (name.len == names[i].len &&
+            text_ieq(name.data, names[i].data, name.len)) {
             return 1;
         }
     }

@@ -28,7 +28,8 @@ def read_ledger(folder: Path) -> dict:
         elif kind == "R":
             made = max(made, numbers[0] // SLOTS)
             still_open.add(numbers[0])
-        elif kind == "S":
+        elif kind == "S" and numbers[0] in still_open:
+            # Others were settled before the base, which has them already.
             still_open.discard(numbers[0])
             used += numbers[1]
     return {"made": made, "open": len(still_open), "used": used}

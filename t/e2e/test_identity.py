@@ -4,7 +4,9 @@ route, on a configuration with one `respond` route per row."""
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +115,11 @@ CONTROLLER_TOKEN = "controller-token-0123456789abcdef01"
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """One router with every row, on a listener of each kind."""
-    folder = tmp_path_factory.mktemp("identity")
+def table() -> Any:
+    """One router with every row, on a listener of each kind. In a folder that
+    other users may enter: pytest's own are closed to them."""
+    folder = Path(tempfile.mkdtemp(prefix="kars-identity-"))
+    folder.chmod(0o755)
     site = kit.Site(folder)
     tokens = {"operator": OPERATOR_TOKEN, "controller": CONTROLLER_TOKEN}
     lines = ""
@@ -137,12 +141,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Any:
             f"    listen unix:{site.admin} class=operator;\n"
             f"    listen unix:{sock};\n{routes}\n}}\n")
     router = kit.Router(site, conf)
-    for path in (folder, *folder.parents[:2]):
-        path.chmod(0o755)
     for s in (sock, Path(site.admin)):
         s.chmod(0o777)      # so that what decides is the credential
     yield router, ports, str(sock)
     router.stop()
+    shutil.rmtree(folder)
 
 
 def verdicts(answers: list[list[Any]], refusal: int = 403

@@ -82,7 +82,8 @@ def test_term_does_not_wait_for_a_stream(
 
 def test_the_pid_file_names_the_master(router: kit.Router) -> None:
     file = router.site.dir / "router.pid"
-    kit.wait_for("the pid file", file.exists)
+    kit.wait_for("the pid file",
+                 lambda: file.exists() and file.read_text().endswith("\n"))
     assert int(file.read_text()) == router.process.pid
 
 

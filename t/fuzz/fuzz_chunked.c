@@ -38,8 +38,8 @@ fuzz_feed(const uint8_t *data, size_t size, uint64_t seed)
         seed = seed * 6364136223846793005u + 1442695040888963407u;
 
         size_t want = 1 + (size_t) (seed >> 33) % 9;
-        size_t n = seed != 1442695040888963407u && want < size - at ? want
-                                                                    : size - at;
+        size_t n =
+            seed != 1442695040888963407u && want < size - at ? want : size - at;
         char *piece = malloc(n);
         const char *p = piece;
         kars_str_t got = { NULL, 0 };

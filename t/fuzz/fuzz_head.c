@@ -77,8 +77,8 @@ fuzz_field(llhttp_t *p)
 
     FUZZ_CHECK(f->nfields < f->head->nheaders);
     FUZZ_CHECK(kars_str_eq(name, f->head->headers[f->nfields].name));
-    FUZZ_CHECK(kars_str_eq(kars__str_trim(value),
-                           f->head->headers[f->nfields].value));
+    FUZZ_CHECK(
+        kars_str_eq(kars__str_trim(value), f->head->headers[f->nfields].value));
     f->len[0] = f->len[1] = 0;
     f->nfields++;
     return 0;

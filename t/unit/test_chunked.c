@@ -113,9 +113,8 @@ test_chunked_bounds_extensions_and_trailers(void)
 
         memset(in, 'x', sizeof(in));
         memcpy(in, heads[i], n);
-        CU_ASSERT_EQUAL(
-            kars__chunked_next(&c, &p, in + sizeof(in), &got, NULL),
-            KARS_ERROR);
+        CU_ASSERT_EQUAL(kars__chunked_next(&c, &p, in + sizeof(in), &got, NULL),
+                        KARS_ERROR);
         CU_ASSERT_TRUE(p - in < 4200);
     }
 }

@@ -113,8 +113,8 @@ test_client_takes_replies_at_every_cut(void)
 static void
 test_client_reads_no_body_of_head(void)
 {
-    t_loop_t *t = client_run(
-        HEAD, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", 3, 0);
+    t_loop_t *t =
+        client_run(HEAD, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", 3, 0);
 
     CU_ASSERT_EQUAL(t_status(t), 200);
     CU_ASSERT_STRING_EQUAL(t_header(t, "content-length"), "5");
@@ -384,7 +384,8 @@ test_client_stops_reading_a_body_that_goes_nowhere(void)
     static char big[2 * 1024 * 1024];
 
     memset(big, 'x', sizeof(big));
-    t_request(t, "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2097152\r\n\r\n");
+    t_request(t,
+              "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2097152\r\n\r\n");
     t_upstream(t, 0)->room = 1000;
     t_append(&t->client->in, big, sizeof(big));
     t_run(t);
@@ -431,8 +432,8 @@ test_client_never_sends_what_is_not_for_upstreams(void)
                  "Accept-Encoding: gzip\r\nX-Other: 2\r\n\r\n");
     CU_ASSERT_EQUAL_FATAL(t_upstreams(t), 1);
     got = t_upstream_got(t, 0);
-    CU_ASSERT_PTR_EQUAL(strstr(got, "GET /?q HTTP/1.1\r\nhost: 10.0.0.1:80\r\n"),
-                        got);
+    CU_ASSERT_PTR_EQUAL(
+        strstr(got, "GET /?q HTTP/1.1\r\nhost: 10.0.0.1:80\r\n"), got);
     CU_ASSERT_PTR_NULL(strcasestr(got, "authorization"));
     CU_ASSERT_PTR_NULL(strcasestr(got, "x-mine"));
     CU_ASSERT_PTR_NULL(strcasestr(got, "\r\nte:"));

@@ -8,12 +8,15 @@
 #include <stdlib.h>
 
 /* A request head whose lines are given between "GET / HTTP/1.1" and the end. */
-#define H(fields)   "GET / HTTP/1.1\r\nHost: x\r\n" fields "\r\n"
-#define LINE(line)  line "\r\nHost: x\r\n\r\n"
-#define T(target)   LINE("GET " target " HTTP/1.1")
+#define H(fields)  "GET / HTTP/1.1\r\nHost: x\r\n" fields "\r\n"
+#define LINE(line) line "\r\nHost: x\r\n\r\n"
+#define T(target)  LINE("GET " target " HTTP/1.1")
 
 /* A row: bytes that may hold NUL, and the status; 0: accepted. */
-#define ROW(text, status) { text, sizeof(text) - 1, status }
+#define ROW(text, status)              \
+    {                                  \
+        text, sizeof(text) - 1, status \
+    }
 
 /* clang-format off */
 static const struct { const char *in; size_t len; uint32_t status; } heads[] = {
@@ -249,8 +252,7 @@ test_head_tells_what_it_read(void)
     CU_ASSERT_EQUAL(h.nheaders, 4);
     CU_ASSERT_TRUE(kars_str_eq(
         kars__head_get(headers, h.nheaders, KARS_STR("x")), KARS_STR("y")));
-    CU_ASSERT_PTR_NULL(
-        kars__head_get(headers, h.nheaders, KARS_STR("z")).data);
+    CU_ASSERT_PTR_NULL(kars__head_get(headers, h.nheaders, KARS_STR("z")).data);
 }
 
 /* clang-format off */
@@ -291,8 +293,8 @@ test_head_counts_headers(void)
 
     for (int n = 98; n <= 101; n++) {
         char in[2048];
-        size_t o = (size_t) snprintf(in, sizeof(in),
-                                     "GET / HTTP/1.1\r\nHost: x\r\n");
+        size_t o =
+            (size_t) snprintf(in, sizeof(in), "GET / HTTP/1.1\r\nHost: x\r\n");
         kars__head_t h;
 
         for (int i = 1; i < n; i++) {
@@ -343,8 +345,8 @@ test_head_path_table(void)
         T_CASE(paths[i].target);
         CU_ASSERT_FATAL(buf != NULL);
 
-        int rc = kars__head_path(t_str(paths[i].target), buf, &path, &query,
-                                 &err);
+        int rc =
+            kars__head_path(t_str(paths[i].target), buf, &path, &query, &err);
 
         CU_ASSERT_EQUAL(rc, paths[i].path != NULL ? KARS_OK : KARS_ERROR);
         if (rc == KARS_OK && paths[i].path != NULL) {

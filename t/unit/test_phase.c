@@ -21,52 +21,53 @@ phase_hook(kars_req_t *r, const char *name)
     return KARS_OK;
 }
 
-#define HOOK(mod, phase)                                              \
+#define HOOK(mod, phase)                                                 \
     static int mod##_##phase(kars_req_t *r, const void *conf, void *ctx) \
-    {                                                                 \
-        return phase_hook(r, #mod "." #phase);                        \
+    {                                                                    \
+        return phase_hook(r, #mod "." #phase);                           \
     }
-#define FILTER(mod)                                                     \
+#define FILTER(mod)                                                      \
     static int mod##_head(kars_filter_t *f, const void *conf, void *ctx) \
-    {                                                                   \
-        return phase_hook(kars__api.filter_req(f), #mod ".head");       \
+    {                                                                    \
+        return phase_hook(kars__api.filter_req(f), #mod ".head");        \
     }
-#define MODULE(mod)                                                  \
-    HOOK(mod, access)                                                \
-    HOOK(mod, rewrite)                                               \
-    HOOK(mod, admit)                                                 \
-    HOOK(mod, content)                                               \
-    HOOK(mod, upstream)                                              \
-    HOOK(mod, log)                                                   \
-    FILTER(mod)                                                      \
-    static const kars_hook_t mod##_hooks[] = {                       \
-        { .phase = KARS_PHASE_LOG, .run = mod##_log },               \
-        { .phase = KARS_PHASE_UPSTREAM, .run = mod##_upstream },     \
-        { .phase = KARS_PHASE_CONTENT, .run = mod##_content },       \
-        { .phase = KARS_PHASE_ADMIT, .run = mod##_admit },           \
-        { .phase = KARS_PHASE_REWRITE, .run = mod##_rewrite },       \
-        { .phase = KARS_PHASE_ACCESS, .run = mod##_access },         \
-        { 0 },                                                       \
-    };                                                               \
-    static const kars_filter_def_t mod##_filters[] = {               \
-        { .dir = KARS_RESPONSE, .head = mod##_head },                \
-        { 0 },                                                       \
-    };                                                               \
-    static const kars_module_t mod = {                               \
-        T_MODULE_HEAD,           .name = #mod,                       \
-        .flags = KARS_ALWAYS,    .hooks = mod##_hooks,               \
-        .filters = mod##_filters,                                    \
+#define MODULE(mod)                                              \
+    HOOK(mod, access)                                            \
+    HOOK(mod, rewrite)                                           \
+    HOOK(mod, admit)                                             \
+    HOOK(mod, content)                                           \
+    HOOK(mod, upstream)                                          \
+    HOOK(mod, log)                                               \
+    FILTER(mod)                                                  \
+    static const kars_hook_t mod##_hooks[] = {                   \
+        { .phase = KARS_PHASE_LOG, .run = mod##_log },           \
+        { .phase = KARS_PHASE_UPSTREAM, .run = mod##_upstream }, \
+        { .phase = KARS_PHASE_CONTENT, .run = mod##_content },   \
+        { .phase = KARS_PHASE_ADMIT, .run = mod##_admit },       \
+        { .phase = KARS_PHASE_REWRITE, .run = mod##_rewrite },   \
+        { .phase = KARS_PHASE_ACCESS, .run = mod##_access },     \
+        { 0 },                                                   \
+    };                                                           \
+    static const kars_filter_def_t mod##_filters[] = {           \
+        { .dir = KARS_RESPONSE, .head = mod##_head },            \
+        { 0 },                                                   \
+    };                                                           \
+    static const kars_module_t mod = {                           \
+        T_MODULE_HEAD,                                           \
+        .name = #mod,                                            \
+        .flags = KARS_ALWAYS,                                    \
+        .hooks = mod##_hooks,                                    \
+        .filters = mod##_filters,                                \
     };
 
 MODULE(a)
 MODULE(b)
 
-static const char phase_conf[] =
-    "upstream up { server 10.0.0.1:80; }"
-    "server { listen 127.0.0.1:8080;"
-    "route GET / { respond 200 hello; }"
-    "route GET /none { }"
-    "route * /up { pass up; } }";
+static const char phase_conf[] = "upstream up { server 10.0.0.1:80; }"
+                                 "server { listen 127.0.0.1:8080;"
+                                 "route GET / { respond 200 hello; }"
+                                 "route GET /none { }"
+                                 "route * /up { pass up; } }";
 
 static t_loop_t *
 phase_loop(const char *odd, int (*does)(kars_req_t *r))
@@ -291,8 +292,7 @@ static void
 test_phases_log_what_no_route_took(void)
 {
     static const char *const bad[] = { GET("/other"), GET("/none"),
-                                       "BAD\r\n\r\n",
-                                       GET("/%zz") };
+                                       "BAD\r\n\r\n", GET("/%zz") };
     static const int status[] = { 404, 404, 400, 400 };
 
     for (size_t i = 0; i < KARS_NELTS(bad); i++) {

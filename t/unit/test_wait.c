@@ -124,10 +124,10 @@ wait_hook(kars_req_t *r, uint32_t phase)
     return rc;
 }
 
-#define HOOK(phase, PHASE)                                            \
+#define HOOK(phase, PHASE)                                              \
     static int wait_##phase(kars_req_t *r, const void *conf, void *ctx) \
-    {                                                                 \
-        return wait_hook(r, PHASE);                                   \
+    {                                                                   \
+        return wait_hook(r, PHASE);                                     \
     }
 
 HOOK(access, KARS_PHASE_ACCESS)
@@ -154,11 +154,8 @@ static const kars_hook_t wait_hooks[] = {
 };
 
 static const kars_module_t waiter = {
-    T_MODULE_HEAD,
-    .name = "waiter",
-    .flags = KARS_ALWAYS,
-    .ctx_size = sizeof(int),
-    .hooks = wait_hooks,
+    T_MODULE_HEAD,           .name = "waiter",    .flags = KARS_ALWAYS,
+    .ctx_size = sizeof(int), .hooks = wait_hooks,
 };
 
 static t_loop_t *
@@ -202,9 +199,8 @@ static const struct {
     { "upstream", KARS_PHASE_UPSTREAM },
 };
 
-#define EACH_PHASE(i)                               \
-    for (size_t i = 0; i < KARS_NELTS(phases) &&    \
-                       (T_CASE(phases[i].name), 1); \
+#define EACH_PHASE(i)                                                         \
+    for (size_t i = 0; i < KARS_NELTS(phases) && (T_CASE(phases[i].name), 1); \
          i++)
 
 static void
