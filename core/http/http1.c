@@ -294,14 +294,16 @@ http1_room(kars_conn_t *c)
     return KARS_OK;
 }
 
-static void
+static int
 http1_linger(kars_conn_t *c, ssize_t n)
 {
     c->rd_at = c->rd_end = 0;
     c->drained += n > 0 ? (uint64_t) n : 0;
     if (n <= 0 || c->drained > HTTP1_LINGER_BYTES) {
         kars__http1_close(c);
+        return KARS_ERROR;
     }
+    return KARS_DONE;
 }
 
 /* OK: try to read more; DONE: enough; ERROR: the connection is gone. */
@@ -324,8 +326,7 @@ http1_recv(kars_conn_t *c)
         return KARS_DONE;
     }
     if (c->state == KARS__CONN_LINGER) {
-        http1_linger(c, n);
-        return n <= 0 ? KARS_ERROR : KARS_DONE;
+        return http1_linger(c, n);
     }
     if (n == 0 && c->state == KARS__CONN_BUSY && c->body_whole &&
         !(c->r != NULL && c->r->event_stream)) {

@@ -16,19 +16,19 @@ HERE=t/e2e
     echo "t/e2e: the suite plays several UIDs: run it as root" >&2
     exit 1
 }
-[ -x $PY ] || python3 -m venv $VENV || {
-    rm -rf $VENV
+[ -x "$PY" ] || python3 -m venv "$VENV" || {
+    rm -rf "$VENV"
     echo "t/e2e: python3 cannot make a venv: install python3-venv" >&2
     exit 1
 }
 sum=$(sha256sum <$HERE/requirements.txt)
-if [ "$(cat $VENV/stamp 2>/dev/null || :)" != "$sum" ]; then
-    $PY -m pip install --quiet --disable-pip-version-check --no-deps \
+if [ "$(cat "$VENV/stamp" 2>/dev/null || :)" != "$sum" ]; then
+    "$PY" -m pip install --quiet --disable-pip-version-check --no-deps \
         -r $HERE/requirements.txt || {
         echo "t/e2e: cannot install $HERE/requirements.txt" >&2
         exit 1
     }
-    printf '%s\n' "$sum" >$VENV/stamp
+    printf '%s\n' "$sum" >"$VENV/stamp"
 fi
 
 PYTHONDONTWRITEBYTECODE=1
@@ -46,11 +46,11 @@ suite() {
     }
     case $KARS_ROUTER in /*) ;; *) KARS_ROUTER=$PWD/$KARS_ROUTER ;; esac
     echo "e2e ($suite_name): $("$KARS_ROUTER" -V 2>&1 | head -n 1)," \
-        "$($PY -V)," "$($PY -m pip list --format=freeze \
+        "$("$PY" -V)," "$("$PY" -m pip list --format=freeze \
             --disable-pip-version-check |
             grep -E '^(openai|pytest|cryptography)==' | tr '\n' ' ')"
     begun=$(date +%s)
-    $PY -m pytest -q --durations=5 -p no:cacheprovider -c $HERE/pytest.ini \
+    "$PY" -m pytest -q --durations=5 -p no:cacheprovider -c $HERE/pytest.ini \
         --rootdir $HERE $HERE "$@"
     echo "e2e ($suite_name): passed in $(($(date +%s) - begun)) s"
 }
@@ -58,6 +58,6 @@ suite() {
 if [ -n "${KARS_ROUTER:-}" ]; then
     suite given "$KARS_ROUTER" "$@"
 else
-    suite asan $OBJS/asan/kars-router "$@"
-    suite production $OBJS/kars-router -m core "$@"
+    suite asan "$OBJS/asan/kars-router" "$@"
+    suite production "$OBJS/kars-router" -m core "$@"
 fi

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PublicKey)
 
 import kit
 import wire
@@ -86,6 +88,35 @@ def test_both_chains_hold(router: kit.Router) -> None:
             assert r["prev_digest"] == before["digest"]
             assert r["seq"] == before["seq"] + 1
     assert len({r["digest"] for r in lines}) == len(lines)
+
+
+@pytest.mark.core
+def test_a_second_verifier_agrees(written: kit.Router) -> None:
+    """docs/audit-format.md, implemented again: digests over the bytes as they
+    stand, signatures by a library that the router does not use."""
+    site = written.site
+    public = bytes.fromhex(site.pub.read_text().strip())
+    key = Ed25519PublicKey.from_public_bytes(public)
+    (log,) = site.audit_dir.glob("*.jsonl")
+    previous, signed = bytes(32), 0
+    for line in log.read_bytes().split(b"\n")[:-1]:
+        r = json.loads(line)
+        covered, comma, _ = line.rpartition(b',"digest":"')
+        assert comma and r["prev_digest"] == previous.hex()
+        if r["action"] == "audit:checkpoint":
+            assert r["key"] == public.hex()
+            key.verify(bytes.fromhex(r["sig"]), (
+                f"kars-audit-checkpoint-1\n{r['seq']}\n{previous.hex()}"
+            ).encode())
+            signed += 1
+        previous = hashlib.sha256(b"kars-audit-1\n" + previous
+                                  + covered).digest()
+        assert r["digest"] == previous.hex()
+    assert signed > 0
+    head = json.loads((site.audit_dir / "head.json").read_text())
+    assert (head["seq"], head["digest"]) == (r["seq"], previous.hex())
+    key.verify(bytes.fromhex(head["sig"]), (
+        f"kars-audit-head-1\n{head['seq']}\n{head['digest']}").encode())
 
 
 @pytest.mark.core

@@ -625,7 +625,7 @@ answer_chunks(answer_t *a, t_bytes_t *body)
         char *data;
         size_t n = strtoul(p, &data, 16);
 
-        data = strstr(data, "\r\n");
+        data = memmem(data, (size_t) (a->end - data), "\r\n", 2);
         if (data == NULL || data + 2 + n + 2 > a->end) {
             return; /* not all of it yet */
         }
@@ -642,14 +642,14 @@ answer_chunks(answer_t *a, t_bytes_t *body)
 static int
 answer_read(t_loop_t *t, const char *at, const char *end, answer_t *a)
 {
-    const char *stop = strstr(at, "\r\n\r\n");
+    const char *stop = memmem(at, (size_t) (end - at), "\r\n\r\n", 4);
     kars_str_t length;
 
     memset(a, 0, sizeof(*a));
     if (stop == NULL || strncmp(at, "HTTP/1.1 ", 9) != 0) {
         return 0;
     }
-    a->status = atoi(at + 9);
+    a->status = (int) strtol(at + 9, NULL, 10);
     a->head = (kars_str_t){ at, (size_t) (stop + 2 - at) };
     a->body = stop + 4;
     a->end = end;
@@ -659,7 +659,7 @@ answer_read(t_loop_t *t, const char *at, const char *end, answer_t *a)
     if (answer_header(a, "transfer-encoding").data != NULL) {
         answer_chunks(a, &t->body);
     } else if (a->status < 200 || a->status == 204 || a->status == 304 ||
-               strstr(t->client->in.data, "HEAD ") == t->client->in.data) {
+               strncmp(t->client->in.data, "HEAD ", 5) == 0) {
         a->end = a->body;
         a->whole = 1;
     } else {

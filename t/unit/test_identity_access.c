@@ -5,7 +5,8 @@
 
 #include <stdio.h>
 
-/* docs/compat.md 7, route by route. Classes: a o c p, * for everybody, - nobody. */
+/* docs/compat.md 7, route by route. Classes: a o c p, * for everybody, -
+ * nobody. */
 /* clang-format off */
 static const struct { const char *method, *route, *who; } calls[] = {
     { "GET", "/healthz", "*" },       { "HEAD", "/readyz", "*" },
