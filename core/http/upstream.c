@@ -32,7 +32,7 @@ const kars_directive_t kars__upstream_directives[] = {
       .values = "connect never",
       .doc = "what is tried again: connections that did not come to stand" },
     { .name = "keepalive", .at = KARS_AT_UPSTREAM, .type = KARS_T_COUNT,
-      .offset = U(keepalive), .dflt = "32",
+      .offset = U(keepalive), .dflt = "128",
       .doc = "idle connections kept to each server" },
     { .name = "keepalive", .key = "idle", .at = KARS_AT_UPSTREAM,
       .type = KARS_T_MSEC, .offset = U(keepalive_idle_ms), .dflt = "60s",
