@@ -3,7 +3,9 @@
 #include "proc/cycle.h"
 #include "proc/master.h"
 #include "proc/module.h"
+#include "proc/reference.h"
 
+#include <getopt.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -14,6 +16,7 @@ static const char main_usage[] =
     "                                       `audit verify` or `signing "
     "keygen`\n"
     "       kars-router -V                  version and build\n"
+    "       kars-router --directives        the reference of directives\n"
     "\n"
     "  -c FILE   the configuration (" KARS_CONF_PATH ")\n"
     "signals: HUP load the configuration again, QUIT finish open requests and\n"
@@ -133,14 +136,35 @@ main_version(void)
     return 0;
 }
 
+static int
+main_directives(void)
+{
+    kars_err_t err = KARS_ERR_INIT;
+
+    if (kars__reference_print(kars__module_dir(), &err) != KARS_OK) {
+        (void) fprintf(stderr, "kars-router: %s\n", err.text);
+        return 1;
+    }
+    return 0;
+}
+
 int
 main(int argc, char **argv)
 {
     const char *conf = KARS_CONF_PATH;
     int check = 0, opt;
 
-    while ((opt = getopt(argc, argv, "+c:tVh")) != -1) {
+    static const struct option options[] = {
+        { "directives", no_argument, NULL, 'D' },
+        { "version", no_argument, NULL, 'V' },
+        { "help", no_argument, NULL, 'h' },
+        { 0 },
+    };
+
+    while ((opt = getopt_long(argc, argv, "+c:tVh", options, NULL)) != -1) {
         switch (opt) {
+        case 'D':
+            return main_directives();
         case 'c':
             conf = optarg;
             break;

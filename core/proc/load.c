@@ -24,7 +24,7 @@
 #define AT_SERVER (KARS_AT_MAIN | KARS_AT_SERVER)
 
 /* clang-format off */
-static const kars_directive_t load_main_directives[] = {
+const kars_directive_t kars__main_directives[] = {
     { .name = "user", .at = AT_MAIN, .type = KARS_T_STR, .offset = M(user),
       .doc = "the account that workers run as, when started by root" },
     { .name = "workers", .at = AT_MAIN, .type = KARS_T_COUNT,
@@ -68,7 +68,7 @@ static const kars_directive_t load_main_directives[] = {
     { 0 },
 };
 
-static const kars_directive_t load_core_directives[] = {
+const kars_directive_t kars__core_directives[] = {
     { .name = "body_limit", .at = AT_ALL, .type = KARS_T_SIZE,
       .offset = C(body_limit), .dflt = "8m",
       .doc = "bytes of one request's body; more is 413" },
@@ -487,10 +487,10 @@ load_main(kars__load_t *l, kars_err_t *err)
     kars_pool_t *pool = l->cycle->pool;
     kars__prov_t *prov;
 
-    if (kars__dtable_init(&l->main_table, pool, "core", load_main_directives,
+    if (kars__dtable_init(&l->main_table, pool, "core", kars__main_directives,
                           sizeof(kars_directive_t), sizeof(l->main),
                           err) != KARS_OK ||
-        kars__dtable_init(&l->core_table, pool, "core", load_core_directives,
+        kars__dtable_init(&l->core_table, pool, "core", kars__core_directives,
                           sizeof(kars_directive_t), sizeof(kars__core_conf_t),
                           err) != KARS_OK ||
         kars__directive_defaults(&l->main_table, &l->main, pool, &l->resolve,

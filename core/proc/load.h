@@ -56,6 +56,8 @@ typedef struct {
 } kars__load_t;
 
 /* load.c */
+extern const kars_directive_t kars__main_directives[];
+extern const kars_directive_t kars__core_directives[];
 int kars__load_unknown(kars__load_t *l, const kars__conf_node_t *node,
                        kars_err_t *err);
 int kars__load_directive(kars__load_t *l, const kars__conf_node_t *node,

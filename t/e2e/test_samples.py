@@ -45,3 +45,11 @@ def test_the_smallest_one_in_the_readme_loads(tmp_path: Path) -> None:
     conf.write_text(text)
     p = kit.run_tool("-t", "-c", str(conf), env={"MODEL_KEY": "made-here"})
     assert "is good" in p.stdout
+
+
+def test_the_manual_is_what_the_router_prints() -> None:
+    """docs/directives.md from its first table on; after a change of a table:
+    put the output of `kars-router --directives` there."""
+    manual = (TOP / "docs/directives.md").read_text()
+    printed = kit.run_tool("--directives").stdout
+    assert manual[manual.index("\n## Core: the process"):] == printed

@@ -1,6 +1,7 @@
 /*
- * test_nomem.c - a governed request with its Nth allocation failing, for every
- * N: an answer of 5xx or a closed connection, never a crash, nothing left.
+ * test_request.c - a governed request with its Nth allocation failing, for
+ * every N: an answer of 5xx or a closed connection, never a crash, nothing
+ * left.
  */
 #include "base/pool.h"
 #include "loop.h"
@@ -222,10 +223,10 @@ test_nomem_every_cap_is_survived(void)
 }
 
 void
-suite_nomem(void)
+suite_request(void)
 {
-    T_SUITE(nomem);
-    T_TEST(nomem, test_nomem_governed_request_without_failure_is_answered);
-    T_TEST(nomem, test_nomem_every_allocation_may_fail);
-    T_TEST(nomem, test_nomem_every_cap_is_survived);
+    T_SUITE(request);
+    T_TEST(request, test_nomem_governed_request_without_failure_is_answered);
+    T_TEST(request, test_nomem_every_allocation_may_fail);
+    T_TEST(request, test_nomem_every_cap_is_survived);
 }
