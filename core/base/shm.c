@@ -166,7 +166,9 @@ zone_add(zone_head_t *h, kars_str_t name, size_t size, uint32_t version,
     while (i < ZONE_AREAS && h->areas[i].used) {
         i++;
     }
-    if (i == ZONE_AREAS || zone_round(size) > h->size - h->next_offset) {
+    /* First the size itself: rounding a huge one up would make it small. */
+    if (i == ZONE_AREAS || size > h->size ||
+        zone_round(size) > h->size - h->next_offset) {
         return kars__err(err, 0,
                          "area \"%.*s\" of %zu bytes does not fit into the "
                          "zone: enlarge `zone state`",

@@ -14,6 +14,8 @@ body_value(void *data, uint32_t watch, kars_str_t text, uint32_t index,
     void *ctx = kars__req_ctx(r, s->mod);
 
     if (ctx == NULL) {
+        (void) kars__req_refuse(r, 503, "server_error", "overloaded",
+                                "no memory to read the body");
         return KARS_ERROR;
     }
     if (!kars__req_listens(r, s->mod)) {
@@ -45,6 +47,7 @@ body_refuse(kars_req_t *r, int status, const char *type, const char *code,
     if (r->suspended) {
         r->suspended = 0;
         kars__wait_cancel(r->cycle->waits, r->token);
+        kars__call_cancel(r);
     }
     (void) kars__req_refuse(r, status, type, code, reason);
     if (!r->running) {
@@ -267,21 +270,32 @@ edit_add(kars_req_t *r, kars__edit_t *e)
     *at = e;
 }
 
+/* Is path a member inside the one at outer? */
+static int
+edit_within(kars_str_t path, kars_str_t outer)
+{
+    return path.len > outer.len && kars_str_starts(path, outer) &&
+           path.data[outer.len] == '.';
+}
+
+/* The edit that this member is part of. One that would lie inside a value that
+ * was itself written, or around one, is a clash. */
 static kars__edit_t *
 edit_find(kars_req_t *r, kars_str_t path, int *ret_clash)
 {
+    kars__edit_t *found = NULL;
+
     *ret_clash = 0;
     for (kars__edit_t *e = r->edits; e != NULL; e = e->next) {
-        if (kars_str_eq(e->path, path)) {
-            return e;
+        if (kars_str_eq(e->path, path) || edit_within(path, e->path)) {
+            found = e;
         }
-        /* a member inside a value that was itself written, or around one */
-        if ((kars_str_starts(path, e->path) && path.data[e->path.len] == '.') ||
-            (kars_str_starts(e->path, path) && e->path.data[path.len] == '.')) {
-            *ret_clash = 1;
+        for (const kars__edit_t *k = e->kids; k != NULL; k = k->next) {
+            *ret_clash |=
+                edit_within(path, k->path) || edit_within(k->path, path);
         }
     }
-    return NULL;
+    return found;
 }
 
 static kars_str_t
@@ -294,42 +308,144 @@ edit_parent(kars_str_t path, kars_str_t *ret_name)
     return (kars_str_t){ path.data, n };
 }
 
-/* Where the path's value goes: *e gets at, cut, insert, text. */
+/* Where the path's value goes: *e gets at, cut, insert, and as its path the
+ * outermost member that is written: what lies on the way to the value and is
+ * not there, or is no object, is made. */
 static int
-edit_place(kars_req_t *r, kars_str_t path, kars_str_t json, kars__edit_t *e)
+edit_place(kars_req_t *r, kars_str_t path, kars__edit_t *e)
 {
     kars__json_range_t range;
 
-    if (kars__json_find(r->scan, path, &range) != KARS_OK) {
+    for (e->path = path;;) {
+        kars_str_t name, parent;
+
+        if (kars__json_find(r->scan, e->path, &range) != KARS_OK) {
+            return KARS_ERROR;
+        }
+        if (range.type != 0) {
+            e->at = range.start;
+            e->cut = range.end - range.start;
+            return KARS_OK;
+        }
+        parent = edit_parent(e->path, &name);
+        if (kars__json_find(r->scan, parent, &range) != KARS_OK) {
+            return KARS_ERROR;
+        }
+        if (range.type & KARS_JSON_OBJECT) {
+            e->at = range.start + 1;
+            e->insert = range.empty ? KARS__INSERT_ONLY : KARS__INSERT_FIRST;
+            return KARS_OK;
+        }
+        if (parent.len == 0) {
+            return KARS_ERROR; /* the document is an array */
+        }
+        e->path = parent;
+    }
+}
+
+/* The value at that path: what was set there, or an object of what was set
+ * inside it. Paths are short (they are compiled), so is the recursion. */
+static kars_str_t
+edit_value(kars_req_t *r, const kars__edit_t *kids, kars_str_t path)
+{
+    kars_str_t all = { "", 0 };
+
+    for (const kars__edit_t *k = kids; k != NULL; k = k->next) {
+        if (kars_str_eq(k->path, path)) {
+            return k->text;
+        }
+        if (!edit_within(k->path, path)) {
+            continue;
+        }
+
+        size_t from = path.len + 1;
+        const char *dot = memchr(k->path.data + from, '.', k->path.len - from);
+        kars_str_t child = { k->path.data, dot != NULL
+                                               ? (size_t) (dot - k->path.data)
+                                               : k->path.len };
+        const kars__edit_t *seen = kids;
+
+        while (seen != k && !kars_str_eq(seen->path, child) &&
+               !edit_within(seen->path, child)) {
+            seen = seen->next;
+        }
+        if (seen != k) {
+            continue; /* written already */
+        }
+
+        kars_str_t value = edit_value(r, kids, child);
+
+        if (value.data == NULL) {
+            return value;
+        }
+        all = kars__pprintf(r->pool, "%.*s%s\"%.*s\":%.*s", KARS_STR_ARG(all),
+                            all.len != 0 ? "," : "", (int) (child.len - from),
+                            child.data + from, KARS_STR_ARG(value));
+        if (all.data == NULL) {
+            return all;
+        }
+    }
+    return kars__pprintf(r->pool, "{%.*s}", KARS_STR_ARG(all));
+}
+
+/* One more member of an edit, or another value of one. The edit is as it was
+ * when there is no memory. */
+static int
+edit_set(kars_req_t *r, kars__edit_t *e, kars_str_t path, kars_str_t json)
+{
+    kars__edit_t **at = &e->kids;
+    kars__edit_t *kid = kars__pnew(r->pool, kars__edit_t);
+    kars_str_t name, text;
+
+    if (kid == NULL || path.data == NULL || json.data == NULL) {
         return KARS_ERROR;
     }
-    if (range.type != 0) {
-        e->at = range.start;
-        e->cut = range.end - range.start;
-        e->text = json;
-        return KARS_OK;
+    while (*at != NULL && !kars_str_eq((*at)->path, path)) {
+        at = &(*at)->next;
     }
 
-    kars_str_t name;
-    kars_str_t parent = edit_parent(path, &name);
-    kars_str_t member = kars__pprintf(r->pool, "\"%.*s\":%.*s",
-                                      KARS_STR_ARG(name), KARS_STR_ARG(json));
+    kars__edit_t *was = *at;
 
-    if (member.data == NULL ||
-        kars__json_find(r->scan, parent, &range) != KARS_OK) {
+    kid->path = path;
+    kid->text = json;
+    kid->next = was != NULL ? was->next : NULL;
+    *at = kid;
+    text = edit_value(r, e->kids, e->path);
+    if (text.data != NULL && e->insert) {
+        (void) edit_parent(e->path, &name);
+        text = kars__pprintf(r->pool, "\"%.*s\":%.*s", KARS_STR_ARG(name),
+                             KARS_STR_ARG(text));
+    }
+    if (text.data == NULL) {
+        *at = was;
         return KARS_ERROR;
     }
-    if (range.type & KARS_JSON_OBJECT) {
-        e->at = range.start + 1;
-        e->insert = range.empty ? KARS__INSERT_ONLY : KARS__INSERT_FIRST;
-        e->text = member;
-        return KARS_OK;
+    e->text = text;
+    return KARS_OK;
+}
+
+static int
+edit_value_seen(void *data, uint32_t watch, kars_str_t text, uint32_t index,
+                uint32_t flags)
+{
+    return KARS_OK;
+}
+
+/* Is it one JSON value? What reads as one in an array and, by edit_tell(), as
+ * a member's value cannot bring another member with it. */
+static int
+edit_is_value(kars_req_t *r, kars_str_t json)
+{
+    kars__json_scan_t *scan = kars__pnew(r->pool, kars__json_scan_t);
+
+    if (scan == NULL) {
+        return 0;
     }
-    if (parent.len == 0) {
-        return KARS_ERROR; /* the document is an array */
-    }
-    return edit_place(
-        r, parent, kars__pprintf(r->pool, "{%.*s}", KARS_STR_ARG(member)), e);
+    kars__json_begin(scan, r->route->watch[0].prog, edit_value_seen, r);
+    return kars__json_feed(scan, "[", 1, NULL) == KARS_OK &&
+           kars__json_feed(scan, json.data, json.len, NULL) == KARS_OK &&
+           kars__json_feed(scan, "]", 1, NULL) == KARS_OK &&
+           kars__json_end(scan, NULL) == KARS_OK;
 }
 
 /* Shows the watchers what the member is now: a document with it alone. */
@@ -371,22 +487,24 @@ kars__req_json_set(kars_req_t *r, kars_str_t path, kars_str_t json)
     }
 
     kars__edit_t *e = edit_find(r, path, &clash);
-    kars__edit_t made = { .path = kars__pdup(r->pool, path) };
+    kars_str_t own = kars__pdup(r->pool, path);
+    kars__edit_t *made = NULL;
 
-    if (clash || made.path.data == NULL ||
-        edit_place(r, path, kars__pdup(r->pool, json), &made) != KARS_OK ||
+    if (clash || own.data == NULL || !edit_is_value(r, json) ||
         edit_tell(r, path, json) != KARS_OK) {
         return KARS_ERROR;
     }
-    if (e != NULL) {
-        e->text = made.text;
-    } else {
-        e = kars__pnew(r->pool, kars__edit_t);
-        if (e == NULL) {
+    if (e == NULL) {
+        e = made = kars__pnew(r->pool, kars__edit_t);
+        if (made == NULL || edit_place(r, own, made) != KARS_OK) {
             return KARS_ERROR;
         }
-        *e = made;
-        edit_add(r, e);
+    }
+    if (edit_set(r, e, own, kars__pdup(r->pool, json)) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (made != NULL) {
+        edit_add(r, made);
     }
     if (r->phase >= KARS_PHASE_ADMIT) {
         r->again = 1;

@@ -412,15 +412,24 @@ client_flush(kars__xch_t *x)
             if (!x->dead && !x->head_done) {
                 xch_fail(x, x->last_error);
             }
+            if (!x->dead) { /* answered early: the rest is not wanted */
+                kars__chain_free(x->conf.out);
+                x->conf.out = NULL;
+                x->out_len = 0;
+                x->keep = 0;
+                client_want(x);
+            }
             return;
         }
         x->sent |= n > 0;
         x->out_len -= (size_t) n;
         x->conf.out = kars__chain_consume(x->conf.out, (size_t) n);
     }
-    conn_timer(c, x->conf.out == NULL && x->conf.last && !x->head_done
-                      ? x->conf.upstream->first_byte_ms
-                      : x->conf.upstream->idle_ms);
+    if (!x->paused || x->conf.out != NULL) {
+        conn_timer(c, x->conf.out == NULL && x->conf.last && !x->head_done
+                          ? x->conf.upstream->first_byte_ms
+                          : x->conf.upstream->idle_ms);
+    }
     client_want(x);
     if (had && x->conf.out == NULL && x->conf.handler->room != NULL &&
         !x->conf.last) {
@@ -706,7 +715,9 @@ client_read(kars__upconn_t *c)
         if (client_take(x) != KARS_OK) {
             return;
         }
-        conn_timer(c, x->conf.upstream->idle_ms);
+        if (!x->paused) { /* else it is us who take our time */
+            conn_timer(c, x->conf.upstream->idle_ms);
+        }
         if ((size_t) n < room) {
             return; /* all there was */
         }

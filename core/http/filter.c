@@ -331,6 +331,25 @@ kars__filter_suspend(kars_filter_t *f, uint32_t timeout_ms,
     return f->token;
 }
 
+/* What this filter and those behind it hold of the answer is not sent. */
+static void
+filter_forget(kars_req_t *r, size_t i)
+{
+    for (; i < r->route->nfilters; i++) {
+        kars_filter_t *f = &r->filters[i];
+
+        kars__chain_free(f->held);
+        kars__chain_free(f->pending);
+        f->held = f->pending = NULL;
+        f->has_pending = 0;
+        f->pending_flags = 0;
+        if (f->suspended) {
+            f->suspended = 0;
+            kars__wait_cancel(r->cycle->waits, f->token);
+        }
+    }
+}
+
 int
 kars__filter_deny(kars_filter_t *f, const kars_denial_t *denial)
 {
@@ -358,8 +377,7 @@ kars__filter_deny(kars_filter_t *f, const kars_denial_t *denial)
     }
     r->last_in = 1;
     r->answer_bytes = b->len;
-    kars__chain_free(f->held);
-    f->held = NULL;
+    filter_forget(r, f->index);
     return kars__filter_next(f, b, KARS_LAST);
 }
 

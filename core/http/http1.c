@@ -240,7 +240,7 @@ kars__http1_want(kars_conn_t *c)
     case KARS__CONN_BUSY:
         /* While a request is served reading goes on too, one block at most:
          * so a client that hangs up is seen. */
-        if ((c->want_body && !c->body_whole) || c->rd == NULL ||
+        if ((c->want_body && !c->body_whole && !c->ended) || c->rd == NULL ||
             c->rd_end < c->rd->size) {
             events |= KARS__READ;
         }
@@ -366,8 +366,9 @@ http1_ready(kars__sock_t *sock, uint32_t events)
         if (c->state != KARS__CONN_LINGER) {
             kars__http1_input(c);
         }
-        if (rc == KARS_DONE) {
-            break;
+        kars__http1_want(c);
+        if (rc == KARS_DONE || !(c->sock.wanted & KARS__READ)) {
+            break; /* a body that must wait is not read ahead */
         }
     }
     if (c->state == KARS__CONN_IDLE && c->rd != NULL && c->rd_at == c->rd_end) {

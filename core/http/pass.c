@@ -292,9 +292,10 @@ pass_send(pass_t *p)
         return;
     }
     if (!whole && !p->reading) {
+        /* Read from when the connection stands (pass_writable), so that an
+         * attempt that finds no server has taken nothing. */
         p->reading = 1;
         r->body_state = KARS__BODY_READING;
-        r->proto->read_body(r, 1);
     }
 }
 
@@ -305,6 +306,9 @@ pass_hook_result(pass_t *p, int rc)
     kars_req_t *r = p->r;
 
     if (rc == KARS_OK || rc == KARS_DECLINED) {
+        if (rc == KARS_DECLINED) {
+            r->declined[r->route->hooks[p->hook].mod] = 1;
+        }
         p->hook++;
         return KARS_OK;
     }
@@ -391,6 +395,7 @@ pass_attempt(pass_t *p)
 void
 kars__pass_start(kars_req_t *r)
 {
+    r->phase = KARS_PHASE_UPSTREAM;
     pass_clean_request(r);
     kars__headers_del(&r->in, KARS_STR("accept-encoding"));
     (void) kars__headers_add(r->pool, &r->in, KARS_STR("accept-encoding"),
@@ -438,12 +443,15 @@ pass_copy_headers(kars_req_t *r, const kars__head_t *head)
 {
     kars_str_t named =
         kars__head_get(head->headers, head->nheaders, KARS_STR("connection"));
+    int is_head = kars_str_eq(r->head.method, KARS_STR("HEAD"));
 
     for (size_t i = 0; i < head->nheaders; i++) {
         kars_str_t name = head->headers[i].name;
 
         /* x-kars-*: an upstream must not speak in the router's name */
-        if (pass_hop(name) || kars__str_istarts(name, KARS_STR("x-kars-")) ||
+        if ((pass_hop(name) &&
+             !(is_head && kars__str_ieq(name, KARS_STR("content-length")))) ||
+            kars__str_istarts(name, KARS_STR("x-kars-")) ||
             (named.len != 0 && kars__str_has_token(named, name))) {
             continue;
         }

@@ -16,6 +16,12 @@ kars__req_start(kars_req_t *r)
         kars__req_send_answer(r);
         return;
     }
+    if (route == r->server->none) {
+        (void) kars__req_refuse(r, 503, "server_error", "overloaded",
+                                "no memory for the request");
+        kars__req_send_answer(r);
+        return;
+    }
     r->route = route;
     kars__pool_cap(r->pool, (size_t) route->core->memory);
     kars__req_run(r);
@@ -246,7 +252,7 @@ kars__req_run(kars_req_t *r)
 void
 kars__req_continue(kars_req_t *r, int rc)
 {
-    if (r->answer == KARS__ANSWER_PASS) {
+    if (r->answer == KARS__ANSWER_PASS && r->phase == KARS_PHASE_UPSTREAM) {
         kars__pass_continue(r, rc);
         return;
     }

@@ -61,8 +61,9 @@ struct kars__edit_s {
     uint64_t at;
     uint64_t cut;
     kars_str_t text;
-    kars_str_t path;
-    uint32_t insert; /* KARS__INSERT_*: a member, text without its comma */
+    kars_str_t path;    /* the outermost member that is written */
+    kars__edit_t *kids; /* what was set in it: path, text */
+    uint32_t insert;    /* KARS__INSERT_*: a member, text without its comma */
 };
 enum {
     KARS__INSERT_NONE = 0,

@@ -245,7 +245,7 @@ kars__route_find(kars_req_t *r)
         if (n != 0) {
             r->segments = kars__pnewn(r->pool, kars_header_t, n);
             if (r->segments == NULL) {
-                return NULL;
+                return r->server->none; /* no memory */
             }
             memcpy(r->segments, found, n * sizeof(*found));
         }

@@ -354,7 +354,7 @@ abi_offload_done(int error, void *data)
     abi_offload_t o = *(abi_offload_t *) data;
     kars_req_t *r = o.r;
 
-    if (!r->finished) {
+    if (!r->finished && r->suspended) {
         r->suspended = 0;
         kars__mod_now = r->cycle->mods[o.mod];
         int rc =

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
+uint32_t kars__cycle_loop_flags;
+
 const char *
 kars__module_dir(void)
 {
@@ -42,7 +44,7 @@ kars__cycle_bare(kars_err_t *err)
     }
     c->pool = pool;
     c->sandbox = KARS_STR("");
-    c->loop = kars__loop_create(0, err);
+    c->loop = kars__loop_create(kars__cycle_loop_flags, err);
     if (c->loop == NULL ||
         (c->offload = kars__offload_create(c->loop, err)) == NULL ||
         (c->waits = kars__waits_create(c, err)) == NULL ||

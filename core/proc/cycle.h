@@ -17,11 +17,13 @@ enum {
 /*
  * Loads a configuration. channel: to the master, or -1. In a worker the
  * process loses its privileges in here, before the first module is opened.
- * NULL and *err (with file:line:column where there is one) on failure; what
- * was made until then goes with the process.
+ * NULL and *err (with file:line:column where there is one) on failure.
  */
 kars_cycle_t *kars__cycle_load(const char *path, uint32_t mode, int channel,
                                kars_err_t *err);
+
+/* Flags of the loops that cycles get: tests set KARS__LOOP_FAKE. */
+extern uint32_t kars__cycle_loop_flags;
 
 /* An empty one, for commands that need no configuration. */
 kars_cycle_t *kars__cycle_bare(kars_err_t *err);

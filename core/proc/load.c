@@ -568,5 +568,10 @@ kars__cycle_load(const char *path, uint32_t mode, int channel, kars_err_t *err)
     kars__abi_resolve = &l.resolve;
     int rc = load_all(&l, path, err);
     kars__abi_resolve = NULL;
-    return rc == KARS_OK ? l.cycle : NULL;
+    if (rc != KARS_OK) {
+        load_close_secrets(&l);
+        kars__cycle_destroy(l.cycle);
+        return NULL;
+    }
+    return l.cycle;
 }

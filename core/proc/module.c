@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <unistd.h>
 
+const kars_module_t *const *kars__module_builtins;
+
 /* What this release cannot do yet must not be asked of it in silence. */
 static int
 module_supported(const kars_module_t *m, kars_err_t *err)
@@ -109,6 +111,13 @@ int
 kars__module_open(kars_pool_t *pool, const char *dir, kars_str_t name,
                   kars__mod_t **ret, kars_err_t *err)
 {
+    for (const kars_module_t *const *m = kars__module_builtins;
+         m != NULL && *m != NULL; m++) {
+        if (kars_str_eq(name, kars__strz((*m)->name))) {
+            return module_adopt(pool, *m, ret, err);
+        }
+    }
+
     char path[4096];
     int has_slash = name.len != 0 && memchr(name.data, '/', name.len) != NULL;
     int n = has_slash ? snprintf(path, sizeof(path), "%.*s", KARS_STR_ARG(name))

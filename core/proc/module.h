@@ -12,6 +12,10 @@ extern const kars_api_t kars__api;
 /* What names mean while a configuration is being read; else NULL. */
 extern const kars__dresolve_t *kars__abi_resolve;
 
+/* Modules that are part of the program, found by name before any file; ends
+ * with NULL. NULL: none. The unit tests put theirs here. */
+extern const kars_module_t *const *kars__module_builtins;
+
 /*
  * Opens DIR/NAME.so (or NAME itself when it holds a slash), reads its head
  * from the file, refuses what does not fit, and only then lets it run. The

@@ -2,9 +2,8 @@
  * loop.c - the loop in memory: where the core would ask the system for sockets,
  * files of modules and time, it asks this file.
  *
- * The unit program takes three pieces of the core from here instead of from
- * its library: net/sock.c wholly, and module.c and cycle.c with one call of
- * each redirected.
+ * The unit program takes one file of the core from here instead of from its
+ * library, wholly: net/sock.c, whose functions the linker finds here first.
  */
 #include "loop.h"
 
@@ -16,26 +15,6 @@
 #include <unistd.h>
 
 static t_loop_t *loop_now; /* one at a time */
-static const kars_module_t *const *loop_modules;
-static kars_cycle_t *loop_last; /* made by the latest load */
-
-/* Modules: those of the test first, then files. */
-
-#define kars__module_open loop_module_file
-#include "proc/module.c"
-#undef kars__module_open
-
-int
-kars__module_open(kars_pool_t *pool, const char *dir, kars_str_t name,
-                  kars__mod_t **ret, kars_err_t *err)
-{
-    for (size_t i = 0; loop_modules != NULL && loop_modules[i] != NULL; i++) {
-        if (kars_str_eq(name, t_str(loop_modules[i]->name))) {
-            return module_adopt(pool, loop_modules[i], ret, err);
-        }
-    }
-    return loop_module_file(pool, dir, name, ret, err);
-}
 
 static int
 open_access(kars_req_t *r, const void *conf, void *ctx)
@@ -54,29 +33,6 @@ const kars_module_t t_open = {
     .flags = KARS_ALWAYS,
     .hooks = open_hooks,
 };
-
-/* Time: of the test. */
-
-static uint32_t loop_flags;
-
-static kars__loop_t *
-loop_clock_create(uint32_t flags, kars_err_t *err)
-{
-    return kars__loop_create(flags | loop_flags, err);
-}
-
-#define kars__loop_create loop_clock_create
-#define kars__cycle_bare  loop_cycle_bare
-#include "proc/cycle.c"
-#undef kars__loop_create
-#undef kars__cycle_bare
-
-kars_cycle_t *
-kars__cycle_bare(kars_err_t *err)
-{
-    loop_last = loop_cycle_bare(err);
-    return loop_last;
-}
 
 /* Memory in the place of sockets. */
 
@@ -318,18 +274,17 @@ loop_load(const char *conf, const kars_module_t *const *mods, kars_err_t *err)
     char path[40];
 
     (void) snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    loop_modules = mods;
-    loop_flags = KARS__LOOP_FAKE;
-    loop_last = NULL;
+    kars__module_builtins = mods;
+    kars__cycle_loop_flags = KARS__LOOP_FAKE;
 
     kars_cycle_t *c = kars__cycle_load(path, KARS__CYCLE_SERVE, -1, err);
 
     (void) close(fd);
-    loop_modules = NULL;
-    loop_flags = 0;
+    kars__module_builtins = NULL;
+    kars__cycle_loop_flags = 0;
     /* Listeners of no address: nobody ever comes by them. */
-    for (kars_listener_t *l = loop_last != NULL ? loop_last->listeners : NULL;
-         l != NULL; l = l->next) {
+    for (kars_listener_t *l = c != NULL ? c->listeners : NULL; l != NULL;
+         l = l->next) {
         l->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     }
     return c;
@@ -345,9 +300,7 @@ t_load_error(const char *conf, const kars_module_t *const *mods)
     c = loop_load(conf, mods, &err);
     if (c != NULL) {
         err.text[0] = '\0';
-    }
-    if (loop_last != NULL) {
-        kars__cycle_destroy(loop_last);
+        kars__cycle_destroy(c);
     }
     return err.text;
 }

@@ -229,22 +229,37 @@ test_audit_verify_finds_drop_repeat_and_swap(void)
 }
 
 static void
-test_audit_verify_says_when_the_start_is_not_there(void)
+test_audit_verify_wants_the_start(void)
 {
     log_t log;
-    audit_verify_t v = { 0 };
+    audit_verify_t none = { 0 };
+    audit_verify_t trust = { .trust_start = 1 };
+    audit_verify_t named = { .has_start = 1, .start_seq = 1 };
     audit_fault_t fault;
 
     use_key(1);
     log_six(&log);
-    CU_ASSERT_EQUAL(audit_verify_file(&v,
-                                      (kars_str_t){ log.bytes + log.line[2],
-                                                    log.n - log.line[2] },
-                                      &fault),
-                    1);
-    CU_ASSERT_EQUAL(v.start_unchecked, 1);
-    CU_ASSERT_EQUAL(v.first_seq, 2);
-    CU_ASSERT_EQUAL(v.records, 4);
+
+    kars_str_t rest = { log.bytes + log.line[2], log.n - log.line[2] };
+
+    CU_ASSERT_EQUAL(audit_verify_file(&none, rest, &fault), 0);
+    CU_ASSERT_PTR_NOT_NULL(strstr(fault.text, "before it are missing"));
+
+    CU_ASSERT_EQUAL(audit_verify_file(&trust, rest, &fault), 1);
+    CU_ASSERT_EQUAL(trust.start_unchecked, 1);
+    CU_ASSERT_EQUAL(trust.first_seq, 2);
+    CU_ASSERT_EQUAL(trust.records, 4);
+
+    CU_ASSERT_EQUAL(audit_verify_file(&named, rest, &fault), 0); /* not that */
+
+    audit_verify_t first = { 0 };
+    kars_str_t before = { log.bytes, log.line[2] };
+
+    CU_ASSERT_EQUAL(audit_verify_file(&first, before, &fault), 1);
+    named = (audit_verify_t){ .has_start = 1, .start_seq = 1 };
+    memcpy(named.start_digest, first.chain.digest, AUDIT_SHA);
+    CU_ASSERT_EQUAL(audit_verify_file(&named, rest, &fault), 1);
+    CU_ASSERT_EQUAL(named.start_unchecked, 0);
 }
 
 static void
@@ -476,7 +491,7 @@ suite_audit_verify(void)
     T_TEST(audit_verify, test_audit_verify_finds_every_flipped_bit);
     T_TEST(audit_verify, test_audit_verify_finds_every_cut);
     T_TEST(audit_verify, test_audit_verify_finds_drop_repeat_and_swap);
-    T_TEST(audit_verify, test_audit_verify_says_when_the_start_is_not_there);
+    T_TEST(audit_verify, test_audit_verify_wants_the_start);
     T_TEST(audit_verify, test_audit_verify_goes_over_files);
     T_TEST(audit_verify, test_audit_verify_rewritten_log_fails_with_the_key);
     T_TEST(audit_verify,
