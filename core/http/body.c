@@ -11,23 +11,13 @@ body_value(void *data, uint32_t watch, kars_str_t text, uint32_t index,
 {
     kars_req_t *r = data;
     const kars__watch_slot_t *s = &r->route->watch[0].slots[watch];
-    void *ctx = kars__req_ctx(r, s->mod);
 
-    if (ctx == NULL) {
+    if (kars__req_ctx(r, s->mod) == NULL) {
         (void) kars__req_refuse(r, 503, "server_error", "overloaded",
                                 "no memory to read the body");
         return KARS_ERROR;
     }
-    if (!kars__req_listens(r, s->mod)) {
-        return KARS_OK;
-    }
-
-    kars__mod_t *was = kars__mod_now;
-
-    kars__mod_now = r->cycle->mods[s->mod];
-    int rc = s->value(r, text, index, flags, kars__req_conf(r, s->mod), ctx);
-    kars__mod_now = was;
-    return rc == KARS_ERROR ? KARS_ERROR : KARS_OK;
+    return kars__req_watch(r, s, text, index, flags);
 }
 
 /* A refusal found while bytes arrive: sent here, unless the engine is on the

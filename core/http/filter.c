@@ -159,19 +159,9 @@ scan_value(void *data, uint32_t watch, kars_str_t text, uint32_t index,
            uint32_t flags)
 {
     kars_req_t *r = data;
-    const kars__watch_slot_t *s = &r->route->watch[1].slots[watch];
-    void *ctx = kars__req_ctx(r, s->mod);
 
-    if (!kars__req_listens(r, s->mod) || ctx == NULL) {
-        return KARS_OK;
-    }
-
-    kars__mod_t *was = kars__mod_now;
-
-    kars__mod_now = r->cycle->mods[s->mod];
-    int rc = s->value(r, text, index, flags, kars__req_conf(r, s->mod), ctx);
-    kars__mod_now = was;
-    return rc == KARS_ERROR ? KARS_ERROR : KARS_OK;
+    return kars__req_watch(r, &r->route->watch[1].slots[watch], text, index,
+                           flags);
 }
 
 static void

@@ -234,6 +234,28 @@ kars__req_listens(const kars_req_t *r, uint32_t mod)
     return r->declined == NULL || !r->declined[mod];
 }
 
+int
+kars__req_watch(kars_req_t *r, const kars__watch_slot_t *s, kars_str_t text,
+                uint32_t index, uint32_t flags)
+{
+    void *ctx = kars__req_ctx(r, s->mod);
+
+    if (ctx == NULL || !kars__req_listens(r, s->mod)) {
+        return KARS_OK;
+    }
+
+    kars__mod_t *was = kars__mod_now;
+
+    kars__mod_now = r->cycle->mods[s->mod];
+    int rc = s->value(r, text, index, flags, kars__req_conf(r, s->mod), ctx);
+    kars__mod_now = was;
+    if (rc == KARS_DECLINED) {
+        r->declined[s->mod] = 1;
+        return KARS_OK;
+    }
+    return rc == KARS_OK ? KARS_OK : KARS_ERROR;
+}
+
 /* Headers. */
 
 int

@@ -180,6 +180,11 @@ void *kars__req_ctx(kars_req_t *r, uint32_t mod); /* NULL: no memory */
 const void *kars__req_conf(const kars_req_t *r, uint32_t mod);
 int kars__req_listens(const kars_req_t *r, uint32_t mod); /* not declined */
 
+/* Tells a watcher a value. OK: go on; ERROR: it refused the document, maybe in
+ * its own words (then there is an answer). */
+int kars__req_watch(kars_req_t *r, const kars__watch_slot_t *s, kars_str_t text,
+                    uint32_t index, uint32_t flags);
+
 int kars__headers_add(kars_pool_t *pool, kars__headers_t *h, kars_str_t name,
                       kars_str_t value);
 kars_str_t kars__headers_get(const kars__headers_t *h, kars_str_t name);

@@ -16,6 +16,14 @@ gate_value(kars_req_t *r, kars_str_t text, uint32_t index, uint32_t flags,
 
     (void) snprintf(gate_model + o, sizeof(gate_model) - o, "%.*s",
                     KARS_STR_ARG(text));
+    if (strcmp(gate_model, "own words") == 0 && (flags & KARS_LAST)) {
+        kars_denial_t d = { .size = sizeof(d),
+                            .status = 422,
+                            .code = KARS_STR("not_that"),
+                            .reason = KARS_STR("not that one") };
+
+        return kars__api.deny(r, &d);
+    }
     return strcmp(gate_model, "bad") == 0 && (flags & KARS_LAST) ? KARS_ERROR
                                                                  : KARS_OK;
 }
@@ -207,6 +215,7 @@ static const struct { const char *body; int status; } docs[] = {
     { "{\"model\":\"a\nb\"}", 400 },
     { "{\"a\":01}", 400 },
     { "{\"model\":\"bad\"}", 400 }, /* the watcher says ERROR */
+    { "{\"model\":\"own words\",\"a\":1}", 422 }, /* it says so itself */
     { "model=m", 400 },
 };
 /* clang-format on */
