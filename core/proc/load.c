@@ -3,6 +3,7 @@
  * open, privileges dropped, modules, directives, routes.
  */
 #include "proc/load.h"
+#include "base/parse.h"
 #include "kars_config.h"
 #include "proc/cycle.h"
 #include "proc/module.h"
@@ -27,9 +28,9 @@
 const kars_directive_t kars__main_directives[] = {
     { .name = "user", .at = AT_MAIN, .type = KARS_T_STR, .offset = M(user),
       .doc = "the account that workers run as, when started by root" },
-    { .name = "workers", .at = AT_MAIN, .type = KARS_T_COUNT,
+    { .name = "workers", .at = AT_MAIN, .type = KARS_T_STR,
       .offset = M(workers), .dflt = "1",
-      .doc = "worker processes; this release runs 1" },
+      .doc = "worker processes: 1 to 64, or auto: one for each processor" },
     { .name = "load_module", .at = AT_MAIN, .type = KARS_T_LIST,
       .flags = KARS_D_REPEAT, .offset = M(modules),
       .doc = "a module; hooks run in the order of these lines, response "
@@ -480,6 +481,25 @@ load_outermost(kars__load_t *l, kars_err_t *err)
     return KARS_OK;
 }
 
+static int
+load_workers(kars__load_t *l, kars_err_t *err)
+{
+    if (kars_str_eq(l->main.workers, KARS_STR("auto"))) {
+        long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+        l->nworkers = n < 1 ? 1 : n > 64 ? 64 : (uint64_t) n;
+        return KARS_OK;
+    }
+    if (kars__parse_uint(l->main.workers, KARS__ZONE_WORKERS, &l->nworkers) !=
+            KARS_OK ||
+        l->nworkers == 0) {
+        return kars__err(err, 0,
+                         "workers: expected 1 to 64 or auto, got \"%.*s\"",
+                         KARS_STR_ARG(l->main.workers));
+    }
+    return KARS_OK;
+}
+
 /* Core's own main directives: they say which modules there are. */
 static int
 load_main(kars__load_t *l, kars_err_t *err)
@@ -508,10 +528,7 @@ load_main(kars__load_t *l, kars_err_t *err)
             return KARS_ERROR;
         }
     }
-    if (l->main.workers != 1) {
-        return kars__err(err, 0, "workers: this release runs 1 worker");
-    }
-    return KARS_OK;
+    return load_workers(l, err);
 }
 
 static int
@@ -519,6 +536,11 @@ load_asks(kars__load_t *l, kars_err_t *err)
 {
     int fd;
 
+    if (l->mode == KARS__CYCLE_SERVE &&
+        kars__ask(l->channel, KARS__ASK_WORKERS, KARS_STR(""), l->nworkers, &fd,
+                  NULL, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
     if (load_log(l, err) != KARS_OK || load_zone(l, err) != KARS_OK ||
         load_ask_secrets(l, l->root->child, err) != KARS_OK ||
         kars__load_ask_listeners(l, err) != KARS_OK) {

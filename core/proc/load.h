@@ -10,7 +10,7 @@
 /* Core's main directives. */
 typedef struct {
     kars_str_t user;
-    uint64_t workers;
+    kars_str_t workers;
     kars_list_t modules;
     kars_str_t module_path;
     kars_str_t sandbox;
@@ -48,6 +48,7 @@ typedef struct {
     kars_cycle_t *cycle;
     kars__conf_node_t *root;
     kars__main_conf_t main;
+    uint64_t nworkers;
     kars__dtable_t main_table;
     kars__dtable_t core_table;
     kars__dresolve_t resolve;

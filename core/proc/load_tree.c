@@ -36,6 +36,35 @@ tree_is_class(kars_str_t s)
     return 0;
 }
 
+/* The sockets of one address: this worker's own, and those that are left over
+ * from more workers than there are now. */
+static int
+tree_open_listener(kars__load_t *l, const kars__conf_node_t *node,
+                   const kars_listener_t *like, kars_err_t *err)
+{
+    uint64_t mode = like->klass.len != 0 ? 0600 : 0666;
+    uint64_t more = 1;
+
+    for (uint64_t index = 0; more != 0; index++) {
+        kars_listener_t *li = kars__pnew(l->cycle->pool, kars_listener_t);
+        kars_err_t why = KARS_ERR_INIT;
+
+        if (li == NULL) {
+            return kars__err(err, ENOMEM, "a listener");
+        }
+        *li = *like;
+        more = 0;
+        if (l->mode == KARS__CYCLE_SERVE &&
+            kars__ask(l->channel, KARS__ASK_LISTEN, li->address,
+                      mode | index << 16, &li->fd, &more, &why) != KARS_OK) {
+            return kars__conf_err(err, node, 1, "%s", why.text);
+        }
+        li->next = l->cycle->listeners;
+        l->cycle->listeners = li;
+    }
+    return KARS_OK;
+}
+
 static int
 tree_listener(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
 {
@@ -80,15 +109,7 @@ tree_listener(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
                                   KARS_STR_ARG(li->address));
         }
     }
-    if (l->mode == KARS__CYCLE_SERVE &&
-        kars__ask(l->channel, KARS__ASK_LISTEN, li->address,
-                  li->klass.len != 0 ? 0600 : 0666, &li->fd, NULL,
-                  &why) != KARS_OK) {
-        return kars__conf_err(err, node, 1, "%s", why.text);
-    }
-    li->next = l->cycle->listeners;
-    l->cycle->listeners = li;
-    return KARS_OK;
+    return tree_open_listener(l, node, li, err);
 }
 
 int
@@ -107,16 +128,14 @@ kars__load_ask_listeners(kars__load_t *l, kars_err_t *err)
     return KARS_OK;
 }
 
-static int
+static void
 tree_give_listener(kars__load_t *l, kars__server_t *server, kars_str_t address)
 {
     for (kars_listener_t *li = l->cycle->listeners; li != NULL; li = li->next) {
         if (kars_str_eq(li->address, address)) {
             li->server = server;
-            return KARS_OK;
         }
     }
-    return KARS_ERROR;
 }
 
 /* Upstreams. */
@@ -258,7 +277,7 @@ tree_server(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
     server->core = level.core;
     for (const kars__conf_node_t *n = node->child; n != NULL; n = n->next) {
         if (tree_is(n, "listen")) {
-            (void) tree_give_listener(l, server, n->argv[1]);
+            tree_give_listener(l, server, n->argv[1]);
             nlisten++;
         } else if (!tree_is(n, "route") &&
                    kars__load_directive(l, n, &level, err) != KARS_OK) {

@@ -1,7 +1,9 @@
 /*
- * master.c - supervision. One worker serves; HUP starts its successor, and
- * only when that is READY the old one drains. A configuration that does not
- * load changes nothing.
+ * master.c - supervision. A load is one reading of the configuration and the
+ * workers that serve it. Its first worker is also the checker: it says how many
+ * there shall be, and only when it is READY the others of that load start; only
+ * when all are READY the workers of the load before drain. A configuration that
+ * does not load changes nothing.
  *
  * The master blocks in poll(2) on a signalfd and on the workers' channels; it
  * parses no configuration and loads no module (proc/plan.h).
@@ -11,6 +13,7 @@
 #include "base/pool.h"
 #include "base/shm.h"
 #include "base/str.h"
+#include "proc/listeners.h"
 #include "proc/plan.h"
 #include "proc/worker.h"
 
@@ -25,10 +28,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MASTER_WORKERS    16
-#define MASTER_LISTENERS  64
-#define MASTER_STOP_MS    5000 /* TERM to KILL */
-#define MASTER_RESPAWN_MS 1000 /* at most one a second */
+#define MASTER_WORKERS    (2 * KARS__ZONE_WORKERS) /* those that drain too */
+#define MASTER_STOP_MS    5000                     /* TERM to KILL */
+#define MASTER_RESPAWN_MS 1000                     /* at most one a second */
 
 enum { WORKER_FREE = 0, WORKER_STARTING, WORKER_READY, WORKER_DRAINING };
 
@@ -37,22 +39,19 @@ typedef struct {
     int channel;
     uint64_t id; /* in the zone */
     uint32_t state;
-    uint32_t generation; /* of the load it belongs to */
-    char pid_path[512];
+    uint32_t load;
+    uint32_t slot; /* 0 to nslots - 1 of its load */
 } master_worker_t;
-
-typedef struct {
-    char address[256]; /* empty: free */
-    int fd;
-    uint32_t generation; /* the last load that wanted it */
-} master_listener_t;
 
 typedef struct {
     const char *conf_path;
     int signals;
-    uint32_t generation;
-    uint32_t stopping; /* SIGQUIT or SIGTERM, once asked for */
-    uint32_t first;    /* nothing has served yet */
+    uint32_t loads;     /* begun so far */
+    uint32_t load;      /* the one that serves; 0: none yet */
+    uint32_t starting;  /* the one that is being started; 0: none */
+    uint32_t nslots;    /* of the load that serves */
+    uint32_t new_slots; /* of the one that is being started */
+    uint32_t stopping;  /* SIGQUIT or SIGTERM, once asked for */
     uint64_t kill_at_ms;
     uint64_t respawn_at_ms; /* 0: no */
     uint32_t reload;        /* HUP came while one was starting */
@@ -61,8 +60,9 @@ typedef struct {
     kars_zone_t *zone;
     int exit_code;
     char pid_path[512];
+    char new_pid_path[512];
     master_worker_t workers[MASTER_WORKERS];
-    master_listener_t listeners[MASTER_LISTENERS];
+    kars__listeners_t listeners;
 } master_t;
 
 static uint64_t
@@ -88,11 +88,7 @@ master_child(master_t *m, int channel)
             (void) close(m->workers[i].channel);
         }
     }
-    for (size_t i = 0; i < MASTER_LISTENERS; i++) {
-        if (m->listeners[i].address[0] != '\0') {
-            (void) close(m->listeners[i].fd);
-        }
-    }
+    kars__listeners_close(&m->listeners, 0); /* ours, not the master's */
     if (m->zone_fd != -1) {
         (void) close(m->zone_fd);
         kars__zone_unmap(m->zone);
@@ -105,7 +101,7 @@ master_child(master_t *m, int channel)
 }
 
 static int
-master_spawn(master_t *m)
+master_spawn(master_t *m, uint32_t load, uint32_t slot)
 {
     int pair[2];
     master_worker_t *w = NULL;
@@ -116,7 +112,7 @@ master_spawn(master_t *m)
         }
     }
     if (w == NULL) {
-        kars__log(KARS_LOG_ERR, "master: %d workers drain already, no more",
+        kars__log(KARS_LOG_ERR, "master: %u workers drain already, no more",
                   MASTER_WORKERS);
         return KARS_ERROR;
     }
@@ -142,7 +138,8 @@ master_spawn(master_t *m)
     w->pid = pid;
     w->channel = pair[0];
     w->state = WORKER_STARTING;
-    w->generation = ++m->generation;
+    w->load = load;
+    w->slot = slot;
     return KARS_OK;
 }
 
@@ -157,57 +154,57 @@ master_count(const master_t *m, uint32_t state)
     return n;
 }
 
+/* Begins a load: its first worker says what the others need to know. */
+static int
+master_begin(master_t *m)
+{
+    m->starting = ++m->loads;
+    m->new_slots = 1;
+    m->new_pid_path[0] = '\0';
+    if (master_spawn(m, m->starting, 0) != KARS_OK) {
+        m->starting = 0;
+        return KARS_ERROR;
+    }
+    return KARS_OK;
+}
+
 static void
 master_reload(master_t *m)
 {
     if (m->stopping != 0) {
         return;
     }
-    if (master_count(m, WORKER_STARTING) > 0) {
+    if (m->starting != 0) {
         m->reload = 1; /* after the one that is starting */
         return;
     }
     m->reload = 0;
-    (void) master_spawn(m);
+    (void) master_begin(m);
 }
 
 /* What a worker asks for. */
 
+static uint32_t
+master_slots(const master_t *m, const master_worker_t *w)
+{
+    return w->load == m->starting ? m->new_slots : m->nslots;
+}
+
 static int
 master_listener(master_t *m, master_worker_t *w, kars__ask_t *ask)
 {
-    master_listener_t *free_slot = NULL;
     kars_err_t err = KARS_ERR_INIT;
-
-    for (size_t i = 0; i < MASTER_LISTENERS; i++) {
-        master_listener_t *l = &m->listeners[i];
-
-        if (strcmp(l->address, ask->text) == 0) {
-            l->generation = w->generation;
-            return l->fd;
-        }
-        if (l->address[0] == '\0' && free_slot == NULL) {
-            free_slot = l;
-        }
-    }
-    if (free_slot == NULL || strlen(ask->text) >= sizeof(free_slot->address)) {
-        ask->error = ENOSPC;
-        (void) snprintf(ask->text, sizeof(ask->text), "more than %d listeners",
-                        MASTER_LISTENERS);
-        return -1;
-    }
-
-    int fd = kars__open_listener(kars__strz(ask->text), (uint32_t) ask->number,
-                                 &err);
+    int more = 0;
+    int fd = kars__listeners_get(
+        &m->listeners, ask->text, w->slot, master_slots(m, w),
+        (uint32_t) (ask->number >> 16), (uint32_t) (ask->number & 0xffff),
+        w->load, &more, &err);
 
     if (fd == -1) {
         ask->error = EADDRNOTAVAIL;
         memcpy(ask->text, err.text, sizeof(err.text));
-        return -1;
     }
-    memcpy(free_slot->address, ask->text, strlen(ask->text) + 1);
-    free_slot->fd = fd;
-    free_slot->generation = w->generation;
+    ask->number = (uint64_t) more;
     return fd;
 }
 
@@ -277,43 +274,83 @@ master_write_pid(master_t *m, const char *path)
     }
 }
 
-static void
-master_close_listener(master_listener_t *l)
+static int
+master_count_ready(const master_t *m, uint32_t load)
 {
-    kars__addr_t addr;
+    int n = 0;
 
-    (void) close(l->fd);
-    if (kars__addr_unix(kars__strz(l->address), &addr) == KARS_OK) {
-        (void) unlink(addr.u.un.sun_path);
+    for (size_t i = 0; i < MASTER_WORKERS; i++) {
+        n += m->workers[i].state == WORKER_READY && m->workers[i].load == load;
     }
-    l->address[0] = '\0';
+    return n;
 }
 
-/* The successor serves: the others drain, what nobody wants is closed. */
+/* The whole load serves: those before it drain, what nobody wants is closed. */
 static void
-master_ready(master_t *m, master_worker_t *w)
+master_serves(master_t *m)
 {
-    w->state = WORKER_READY;
-    m->first = 0;
-    master_write_pid(m, w->pid_path);
-    for (size_t i = 0; i < MASTER_LISTENERS; i++) {
-        master_listener_t *l = &m->listeners[i];
-
-        if (l->address[0] != '\0' && l->generation != w->generation) {
-            master_close_listener(l);
-        }
-    }
+    m->load = m->starting;
+    m->starting = 0;
+    m->nslots = m->new_slots;
+    master_write_pid(m, m->new_pid_path);
+    kars__listeners_keep(&m->listeners, m->load);
     for (size_t i = 0; i < MASTER_WORKERS; i++) {
         master_worker_t *o = &m->workers[i];
 
-        if (o != w && o->state == WORKER_READY) {
+        if (o->load != m->load && o->state == WORKER_READY) {
             o->state = WORKER_DRAINING;
             (void) kill(o->pid, SIGQUIT);
         }
     }
-    kars__log(KARS_LOG_NOTICE, "master: serving worker=%d", (int) w->pid);
+    kars__log(KARS_LOG_NOTICE, "master: serving workers=%u", m->nslots);
     if (m->reload) {
         master_reload(m);
+    }
+}
+
+/* A load that does not come to stand is taken back as a whole. */
+static void
+master_abandon(master_t *m)
+{
+    uint32_t load = m->starting;
+
+    m->starting = 0;
+    for (size_t i = 0; i < MASTER_WORKERS; i++) {
+        master_worker_t *w = &m->workers[i];
+
+        if (w->state != WORKER_FREE && w->load == load) {
+            w->state = WORKER_DRAINING;
+            (void) kill(w->pid, SIGTERM);
+        }
+    }
+    kars__listeners_drop(&m->listeners, load);
+    if (m->load == 0) {
+        m->exit_code = 1;
+        m->stopping = SIGTERM;
+        return;
+    }
+    kars__log(KARS_LOG_ERR, "master: the new configuration does not load; the "
+                            "running one stays");
+    if (m->reload) {
+        master_reload(m);
+    }
+}
+
+static void
+master_ready(master_t *m, master_worker_t *w)
+{
+    w->state = WORKER_READY;
+    if (w->load != m->starting) {
+        return; /* it took the place of one that died */
+    }
+    for (uint32_t slot = 1; w->slot == 0 && slot < m->new_slots; slot++) {
+        if (master_spawn(m, w->load, slot) != KARS_OK) {
+            master_abandon(m);
+            return;
+        }
+    }
+    if (master_count_ready(m, w->load) == (int) m->new_slots) {
+        master_serves(m);
     }
 }
 
@@ -337,7 +374,14 @@ master_answer(master_t *m, master_worker_t *w, kars__ask_t *ask)
         ours = 1;
         break;
     case KARS__ASK_PID:
-        memcpy(w->pid_path, ask->text, sizeof(w->pid_path));
+        if (w->load == m->starting) {
+            memcpy(m->new_pid_path, ask->text, sizeof(m->new_pid_path));
+        }
+        break;
+    case KARS__ASK_WORKERS:
+        if (w->load == m->starting && w->slot == 0) {
+            m->new_slots = (uint32_t) ask->number;
+        }
         break;
     case KARS__ASK_READY:
         master_ready(m, w);
@@ -388,24 +432,13 @@ master_gone(master_t *m, master_worker_t *w, int status)
     if (m->stopping != 0) {
         return;
     }
-    if (state == WORKER_STARTING) {
-        if (m->first) {
-            m->exit_code = 1;
-            m->stopping = SIGTERM;
-        } else if (master_count(m, WORKER_READY) > 0) {
-            kars__log(KARS_LOG_ERR,
-                      "master: the new configuration does not load; the "
-                      "running one stays");
-        } else {
-            m->respawn_at_ms = master_now() + MASTER_RESPAWN_MS;
-        }
-        if (m->reload) {
-            master_reload(m);
-        }
-    } else if (state == WORKER_READY) {
+    if (m->starting != 0 && w->load == m->starting) {
+        master_abandon(m);
+    } else if (w->load == m->load && state != WORKER_DRAINING) {
         kars__log(KARS_LOG_ERR, "master: worker=%d ended, starting another",
                   (int) w->pid);
-        m->respawn_at_ms = master_now();
+        m->respawn_at_ms =
+            master_now() + (state == WORKER_STARTING ? MASTER_RESPAWN_MS : 0);
     }
 }
 
@@ -459,11 +492,7 @@ master_stop(master_t *m, int signum)
               signum == SIGQUIT ? "draining" : "stopping");
     m->stopping = (uint32_t) signum;
     m->respawn_at_ms = 0;
-    for (size_t i = 0; i < MASTER_LISTENERS; i++) {
-        if (m->listeners[i].address[0] != '\0') {
-            master_close_listener(&m->listeners[i]);
-        }
-    }
+    kars__listeners_close(&m->listeners, 1);
     master_signal_all(m, signum);
     if (signum == SIGQUIT) {
         master_tell_last(m);
@@ -512,6 +541,25 @@ master_timeout(master_t *m)
     return at > now ? (int) (at - now) : 0;
 }
 
+/* Workers for the slots whose worker died. */
+static void
+master_refill(master_t *m)
+{
+    for (uint32_t slot = 0; slot < m->nslots; slot++) {
+        size_t i = 0;
+
+        while (i < MASTER_WORKERS &&
+               (m->workers[i].state == WORKER_FREE ||
+                m->workers[i].state == WORKER_DRAINING ||
+                m->workers[i].load != m->load || m->workers[i].slot != slot)) {
+            i++;
+        }
+        if (i == MASTER_WORKERS && master_spawn(m, m->load, slot) != KARS_OK) {
+            m->respawn_at_ms = master_now() + MASTER_RESPAWN_MS;
+        }
+    }
+}
+
 static void
 master_due(master_t *m)
 {
@@ -524,17 +572,15 @@ master_due(master_t *m)
     }
     if (m->respawn_at_ms != 0 && now >= m->respawn_at_ms) {
         m->respawn_at_ms = 0;
-        if (master_count(m, WORKER_STARTING) == 0 &&
-            master_spawn(m) != KARS_OK) {
-            m->respawn_at_ms = now + MASTER_RESPAWN_MS;
-        }
+        master_refill(m);
     }
 }
 
 static void
 master_loop(master_t *m)
 {
-    while (m->stopping == 0 || master_count(m, WORKER_FREE) < MASTER_WORKERS) {
+    while (m->stopping == 0 ||
+           master_count(m, WORKER_FREE) < (int) MASTER_WORKERS) {
         struct pollfd fds[MASTER_WORKERS + 1];
         master_worker_t *of[MASTER_WORKERS + 1];
         nfds_t n = 0;
@@ -584,11 +630,7 @@ master_signals(void)
 static void
 master_end(master_t *m)
 {
-    for (size_t i = 0; i < MASTER_LISTENERS; i++) {
-        if (m->listeners[i].address[0] != '\0') {
-            master_close_listener(&m->listeners[i]);
-        }
-    }
+    kars__listeners_close(&m->listeners, 1);
     if (m->pid_path[0] != '\0') {
         (void) unlink(m->pid_path);
     }
@@ -608,10 +650,9 @@ kars__master_run(const char *conf_path)
         return 1;
     }
     m->conf_path = conf_path;
-    m->first = 1;
     m->zone_fd = -1;
     m->signals = master_signals();
-    if (m->signals == -1 || master_spawn(m) != KARS_OK) {
+    if (m->signals == -1 || master_begin(m) != KARS_OK) {
         kars__free(m);
         return 1;
     }

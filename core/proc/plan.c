@@ -114,32 +114,74 @@ plan_unlink_stale(const kars__addr_t *addr)
     }
 }
 
+/* Does another process have the address? Bound once without sharing it. */
+static int
+plan_is_free(const kars__addr_t *addr)
+{
+    int on = 1,
+        fd = socket(addr->u.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int rc = -1;
+
+    if (fd != -1) {
+        (void) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+        if (addr->u.sa.sa_family == AF_INET6) {
+            (void) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+        }
+        rc = bind(fd, &addr->u.sa, addr->len);
+        if (rc == 0) {
+            rc = listen(fd, 1); /* SO_REUSEADDR lets bind pass beside one */
+        }
+    }
+
+    int e = errno;
+
+    if (fd != -1) {
+        (void) close(fd);
+    }
+    errno = e;
+    return rc;
+}
+
+static void
+plan_options(int fd, const kars__addr_t *addr, uint32_t mode)
+{
+    int on = 1;
+
+    if (addr->u.sa.sa_family == AF_UNIX) {
+        plan_unlink_stale(addr);
+        (void) fchmod(fd, mode); /* of the file that bind makes */
+        return;
+    }
+    (void) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    (void) setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
+    if (addr->u.sa.sa_family == AF_INET6) {
+        (void) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+    }
+}
+
 int
-kars__open_listener(kars_str_t address, uint32_t mode, kars_err_t *err)
+kars__open_listener(kars_str_t address, uint32_t mode, int is_first,
+                    kars_err_t *err)
 {
     kars__addr_t addr;
-    int on = 1;
 
     if (kars__listen_addr(address, &addr, err) != KARS_OK) {
         return -1;
     }
+    if (is_first && addr.u.sa.sa_family != AF_UNIX &&
+        plan_is_free(&addr) != 0) {
+        (void) kars__err(err, errno, "listen on %.*s", KARS_STR_ARG(address));
+        return -1;
+    }
 
-    int family = addr.u.sa.sa_family;
-    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int fd = socket(addr.u.sa.sa_family,
+                    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
     if (fd == -1) {
         (void) kars__err(err, errno, "socket for %.*s", KARS_STR_ARG(address));
         return -1;
     }
-    if (family == AF_UNIX) {
-        plan_unlink_stale(&addr);
-        (void) fchmod(fd, mode); /* of the file that bind makes */
-    } else {
-        (void) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    }
-    if (family == AF_INET6) {
-        (void) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
-    }
+    plan_options(fd, &addr, mode);
 
     mode_t mask = umask(0); /* the mode above is the one that is meant */
     int rc = bind(fd, &addr.u.sa, addr.len);

@@ -14,8 +14,10 @@
 #include "event/resolve.h"
 
 enum {
-    KARS__ASK_LISTEN = 1, /* text: address; number: mode of a UNIX socket;
-                           * reply: a listening fd */
+    KARS__ASK_LISTEN = 1, /* text: address; number: mode of a UNIX socket, and
+                           * above 16 bits the index; reply: a listening fd,
+                           * number: 1 when there is another */
+    KARS__ASK_WORKERS,    /* number: of worker processes; reply: nothing */
     KARS__ASK_ZONE,       /* number: size; reply: fd, number: the worker's id */
     KARS__ASK_LOG,        /* text: path; reply: fd */
     KARS__ASK_SECRET,     /* text: path; reply: fd */
@@ -46,7 +48,10 @@ int kars__ask(int channel, uint32_t kind, kars_str_t text, uint64_t number,
               int *ret_fd, uint64_t *ret_number, kars_err_t *err);
 
 /* What the master does for one message. Shared with kars__ask() above. */
-int kars__open_listener(kars_str_t address, uint32_t mode, kars_err_t *err);
+/* is_first: nobody else may have this TCP address (SO_REUSEPORT would share it
+ * without a word). */
+int kars__open_listener(kars_str_t address, uint32_t mode, int is_first,
+                        kars_err_t *err);
 int kars__open_log(const char *path);
 
 /* "127.0.0.1:8443", "[::1]:8443", "*:8443", "unix:/path". */

@@ -38,6 +38,7 @@ fi
 
 root=$(mktemp -d "${TMPDIR:-/var/tmp}/kars-fresh.XXXXXX")
 root=$(realpath "$root")
+chmod 755 "$root" # the suite plays other users in there
 home=/fresh # HOME in there
 
 # Programs started in there keep it busy: those whose root it is, and no other.
