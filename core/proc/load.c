@@ -283,6 +283,11 @@ load_drop_privileges(kars__load_t *l, kars_err_t *err)
         }
     }
 
+    if (geteuid() == 0) {
+        kars__log(KARS_LOG_NOTICE, "worker: runs as root: name an account "
+                                   "with `user`");
+    }
+
     struct rlimit none = { 0, 0 };
 
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1 ||

@@ -120,6 +120,9 @@ worker_serve(kars_cycle_t *c, int channel)
 
     sigset_t none;
 
+    (void) signal(SIGHUP, SIG_IGN); /* the master's, also for a whole group */
+    (void) signal(SIGUSR1, SIG_IGN);
+    (void) signal(SIGUSR2, SIG_IGN);
     (void) sigemptyset(&none);
     (void) sigprocmask(SIG_SETMASK, &none, NULL);
     if (kars__ask_send(channel, &ready, -1) != KARS_OK) {
