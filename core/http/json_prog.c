@@ -57,27 +57,29 @@ prog_step(kars_str_t *path, int first, kars_str_t *ret)
 
 /*
  * Code points beyond ASCII that parsers which ignore case take for a letter:
- * long s, the Kelvin sign and the Turkish i's. Returns the letter and its
- * size in bytes, or 0.
+ * long s, the Kelvin sign and the Turkish i's.
  */
+static const struct {
+    char utf8[4];
+    size_t size;
+    char letter;
+} prog_wide[] = {
+    { "\xc5\xbf", 2, 's' },
+    { "\xe2\x84\xaa", 3, 'k' },
+    { "\xc4\xb0", 2, 'i' },
+    { "\xc4\xb1", 2, 'i' },
+};
+
+/* The letter that one of them stands for and its size in bytes, or 0. */
 static char
 prog_fold_wide(const char *p, size_t n, size_t *ret_size)
 {
-    static const struct {
-        char utf8[4];
-        size_t size;
-        char letter;
-    } wide[] = {
-        { "\xc5\xbf", 2, 's' },
-        { "\xe2\x84\xaa", 3, 'k' },
-        { "\xc4\xb0", 2, 'i' },
-        { "\xc4\xb1", 2, 'i' },
-    };
+    for (size_t i = 0; i < KARS_NELTS(prog_wide); i++) {
+        size_t size = prog_wide[i].size;
 
-    for (size_t i = 0; i < KARS_NELTS(wide); i++) {
-        if (n >= wide[i].size && memcmp(p, wide[i].utf8, wide[i].size) == 0) {
-            *ret_size = wide[i].size;
-            return wide[i].letter;
+        if (n >= size && memcmp(p, prog_wide[i].utf8, size) == 0) {
+            *ret_size = size;
+            return prog_wide[i].letter;
         }
     }
 
@@ -121,6 +123,41 @@ prog_twin_size(kars_str_t fold)
     }
 
     return n;
+}
+
+/* Bits beyond the last stand for all that is longer. */
+static uint64_t
+prog_length_bit(size_t len)
+{
+    return (uint64_t) 1 << (len < 63 ? len : 63);
+}
+
+static uint64_t
+prog_first_bit(char c)
+{
+    return (uint64_t) 1 << ((unsigned char) c & 63);
+}
+
+/* Notes which keys the member may be meant by: what folds to its name has one
+ * of these lengths, and one of these first bytes. */
+static void
+prog_expect(kars__json_node_t *parent, kars_str_t fold)
+{
+    char c = fold.data[0];
+
+    for (size_t n = fold.len; n <= prog_twin_size(fold); n++) {
+        parent->lengths |= prog_length_bit(n);
+    }
+
+    parent->firsts |= prog_first_bit(c);
+    if (c >= 'a' && c <= 'z') {
+        parent->firsts |= prog_first_bit((char) (c - 'a' + 'A'));
+    }
+    for (size_t i = 0; i < KARS_NELTS(prog_wide); i++) {
+        if (prog_wide[i].letter == c) {
+            parent->firsts |= prog_first_bit(prog_wide[i].utf8[0]);
+        }
+    }
 }
 
 /* Checks a path; *ret_steps is how many steps it has. */
@@ -215,6 +252,7 @@ prog_add_name(prog_build_t *b, kars_pool_t *pool, uint32_t at, kars_str_t name,
 
     node->name = copy;
     node->fold = fold;
+    prog_expect(parent, fold);
     if (parent->nchildren++ == 0) {
         parent->child = *ret;
     }
@@ -344,13 +382,16 @@ uint32_t
 kars__json_child(const kars__json_prog_t *prog, uint32_t node, kars_str_t key,
                  uint32_t *ret_twin)
 {
-    uint32_t first = prog->nodes[node].child;
-    uint32_t end = first + prog->nodes[node].nchildren;
+    const kars__json_node_t *parent = &prog->nodes[node];
+    uint32_t first = parent->child;
+    uint32_t end = first + parent->nchildren;
     char text[KARS__JSON_KEY];
 
     *ret_twin = 0;
-    if (key.len > KARS__JSON_KEY || key.len == 0) {
-        return 0;
+    if (key.len > KARS__JSON_KEY || key.len == 0 ||
+        (parent->lengths & prog_length_bit(key.len)) == 0 ||
+        (parent->firsts & prog_first_bit(key.data[0])) == 0) {
+        return 0; /* most keys are none of ours */
     }
     for (uint32_t i = first; i < end; i++) {
         const kars_str_t *name = &prog->nodes[i].name;

@@ -21,7 +21,9 @@ typedef struct {
     uint32_t elem;  /* its elements; 0: nobody asks */
     uint32_t watch; /* the first of its places in the program's watches */
     uint32_t nwatches;
-    uint8_t range; /* where the scan keeps its range */
+    uint64_t lengths; /* of keys that may be a member or its twin: bits */
+    uint64_t firsts;  /* and the low 6 bits of their first bytes */
+    uint8_t range;    /* where the scan keeps its range */
 } kars__json_node_t;
 
 struct kars__json_prog_s {

@@ -287,12 +287,13 @@ kars__headers_get(const kars__headers_t *h, kars_str_t name)
     return kars__head_get(h->v, h->n, name);
 }
 
-void
-kars__headers_del(kars__headers_t *h, kars_str_t name)
+/* Removes those that stand at `from` or later. */
+static void
+headers_del_from(kars__headers_t *h, size_t from, kars_str_t name)
 {
-    size_t o = 0;
+    size_t o = from;
 
-    for (size_t i = 0; i < h->n; i++) {
+    for (size_t i = from; i < h->n; i++) {
         if (kars__str_ieq(h->v[i].name, name)) {
             continue;
         }
@@ -304,80 +305,27 @@ kars__headers_del(kars__headers_t *h, kars_str_t name)
     h->n = o;
 }
 
-/* Facts. */
-
-kars__var_t *
-kars__var(kars_req_t *r, kars_str_t name, int make)
+int
+kars__headers_set(kars_pool_t *pool, kars__headers_t *h, kars_str_t name,
+                  kars_str_t value)
 {
-    for (kars__var_t *v = r->vars; v != NULL; v = v->next) {
-        if (kars_str_eq(v->name, name)) {
-            return v;
-        }
+    size_t i = 0;
+
+    while (i < h->n && !kars__str_ieq(h->v[i].name, name)) {
+        i++;
     }
-    if (!make) {
-        return NULL;
+    if (i == h->n) {
+        return kars__headers_add(pool, h, name, value);
     }
 
-    kars__var_t *v = kars__pnew(r->pool, kars__var_t);
-
-    if (v != NULL) {
-        v->name = kars__pdup(r->pool, name);
-        v->next = r->vars;
-        if (v->name.data == NULL) {
-            return NULL;
-        }
-        r->vars = v;
-    }
-    return v;
+    h->v[i].name = name;
+    h->v[i].value = value;
+    headers_del_from(h, i + 1, name);
+    return KARS_OK;
 }
 
-kars_str_t
-kars__req_var(kars_req_t *r, kars_str_t name)
+void
+kars__headers_del(kars__headers_t *h, kars_str_t name)
 {
-    const struct {
-        kars_str_t name;
-        kars_str_t value;
-    } own[] = {
-        { KARS_STR("method"), r->head.method },
-        { KARS_STR("path"), r->path },
-        { KARS_STR("query"), r->query },
-        { KARS_STR("route"), r->route->path },
-        { KARS_STR("trace_id"), r->trace },
-        { KARS_STR("class"), r->klass },
-        { KARS_STR("principal"), r->principal },
-        { KARS_STR("sandbox"), r->cycle->sandbox },
-        { KARS_STR("decision"),
-          r->denied || !r->admitted ? KARS_STR("deny") : KARS_STR("allow") },
-    };
-
-    for (size_t i = 0; i < KARS_NELTS(own); i++) {
-        if (kars_str_eq(own[i].name, name)) {
-            return own[i].value;
-        }
-    }
-
-    const kars__var_t *v = kars__var(r, name, 0);
-
-    return v != NULL ? v->text : (kars_str_t){ NULL, 0 };
-}
-
-int64_t
-kars__req_number(kars_req_t *r, kars_str_t name)
-{
-    if (kars_str_eq(name, KARS_STR("status"))) {
-        return r->status;
-    }
-    if (kars_str_eq(name, KARS_STR("bytes_in"))) {
-        return (int64_t) r->body_size;
-    }
-    if (kars_str_eq(name, KARS_STR("bytes_out"))) {
-        return (int64_t) r->answer_bytes;
-    }
-    if (kars_str_eq(name, KARS_STR("duration_ms"))) {
-        return (int64_t) (kars__loop_now(r->cycle->loop) - r->start_ms);
-    }
-
-    const kars__var_t *v = kars__var(r, name, 0);
-
-    return v != NULL ? v->number : 0;
+    headers_del_from(h, 0, name);
 }

@@ -32,7 +32,9 @@ typedef struct {
     size_t cap;
 } kars__headers_t;
 
-/* One fact about the request. */
+#define KARS__VARS 30 /* facts that have a place of their own */
+
+/* One fact about the request. name: of one in the list. */
 typedef struct kars__var_s kars__var_t;
 struct kars__var_s {
     kars__var_t *next;
@@ -107,7 +109,8 @@ struct kars_req_s {
     kars_str_t trace;
     kars_str_t klass;
     kars_str_t principal;
-    kars__var_t *vars;
+    kars__var_t *known[KARS__VARS]; /* var.c says which */
+    kars__var_t *vars;              /* the others */
     void **ctx;        /* by module index; made when first asked for */
     uint8_t *declined; /* likewise */
 
@@ -187,9 +190,13 @@ int kars__req_watch(kars_req_t *r, const kars__watch_slot_t *s, kars_str_t text,
 
 int kars__headers_add(kars_pool_t *pool, kars__headers_t *h, kars_str_t name,
                       kars_str_t value);
+/* In the place of the first of that name, of which it becomes the only one. */
+int kars__headers_set(kars_pool_t *pool, kars__headers_t *h, kars_str_t name,
+                      kars_str_t value);
 kars_str_t kars__headers_get(const kars__headers_t *h, kars_str_t name);
 void kars__headers_del(kars__headers_t *h, kars_str_t name);
 
+/* var.c: a fact; make: NULL only for want of memory. */
 kars__var_t *kars__var(kars_req_t *r, kars_str_t name, int make);
 kars_str_t kars__req_var(kars_req_t *r, kars_str_t name);
 int64_t kars__req_number(kars_req_t *r, kars_str_t name);

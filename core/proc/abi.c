@@ -214,6 +214,27 @@ abi_header(kars_req_t *r, uint32_t dir, kars_str_t name)
     return kars__headers_get(abi_headers(r, dir), name);
 }
 
+/* Both in one piece of the request's memory. */
+static int
+abi_header_copy(kars_pool_t *pool, kars_str_t *name, kars_str_t *value)
+{
+    char *p = kars__palloc(pool, name->len + value->len + 1);
+
+    if (p == NULL) {
+        return KARS_ERROR;
+    }
+
+    memcpy(p, name->data, name->len);
+    name->data = p;
+    p += name->len;
+    if (value->len != 0) {
+        memcpy(p, value->data, value->len);
+    }
+    p[value->len] = '\0';
+    value->data = p;
+    return KARS_OK;
+}
+
 static int
 abi_header_add(kars_req_t *r, uint32_t dir, kars_str_t name, kars_str_t value)
 {
@@ -222,21 +243,27 @@ abi_header_add(kars_req_t *r, uint32_t dir, kars_str_t name, kars_str_t value)
         return KARS_ERROR;
     }
 
-    kars_str_t n = kars__pdup(r->pool, name), v = kars__pdup(r->pool, value);
-
-    return n.data != NULL && v.data != NULL
-               ? kars__headers_add(r->pool, abi_headers(r, dir), n, v)
+    return abi_header_copy(r->pool, &name, &value) == KARS_OK
+               ? kars__headers_add(r->pool, abi_headers(r, dir), name, value)
                : KARS_ERROR;
 }
 
 static int
 abi_header_set(kars_req_t *r, uint32_t dir, kars_str_t name, kars_str_t value)
 {
+    kars__headers_t *h = abi_headers(r, dir);
+
     if (dir == KARS_RESPONSE && r->head_sent) {
         return KARS_ERROR;
     }
-    kars__headers_del(abi_headers(r, dir), name);
-    return value.data == NULL ? KARS_OK : abi_header_add(r, dir, name, value);
+    if (value.data != NULL && kars__head_name_ok(name) &&
+        kars__head_value_ok(value) &&
+        abi_header_copy(r->pool, &name, &value) == KARS_OK) {
+        return kars__headers_set(r->pool, h, name, value);
+    }
+
+    kars__headers_del(h, name); /* rather none than the one before */
+    return value.data == NULL ? KARS_OK : KARS_ERROR;
 }
 
 static int

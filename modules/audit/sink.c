@@ -243,7 +243,7 @@ audit_sink_flush(audit_worker_t *w, uint64_t reserve)
         rc = sink_first(w, wall_ms);
     }
     if (rc == 0) {
-        rc = audit_store_append(&w->store, &w->queue, wall_ms, 0, &done);
+        rc = audit_store_write(&w->store, &w->queue, wall_ms, &done);
     }
     if (rc == 0 && reserve > 0) {
         rc = audit_store_reserve(&w->store, reserve);

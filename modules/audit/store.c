@@ -427,10 +427,20 @@ int
 audit_store_append(audit_store_t *st, const audit_queue_t *q, uint64_t wall_ms,
                    int died, size_t *ret_done)
 {
+    int rc = audit_store_ready(st, wall_ms, died);
+
+    *ret_done = 0;
+    return rc != 0 ? rc : audit_store_write(st, q, wall_ms, ret_done);
+}
+
+int
+audit_store_write(audit_store_t *st, const audit_queue_t *q, uint64_t wall_ms,
+                  size_t *ret_done)
+{
     store_group_t g;
     size_t at = 0;
     size_t reached;
-    int rc = audit_store_ready(st, wall_ms, died);
+    int rc = 0;
 
     *ret_done = 0;
     while (rc == 0) {

@@ -66,12 +66,18 @@ void audit_store_close(audit_store_t *st);
 int audit_store_ready(audit_store_t *st, uint64_t wall_ms, int died);
 
 /*
- * Writes the queue, group by group, each by one write(2), and checkpoints when
- * they are due. *ret_done: bytes of the queue that are written, whatever is
- * returned; the caller drops them. 0 or an errno.
+ * Ready, then writes the queue, group by group, each by one write(2), and
+ * checkpoints when they are due. *ret_done: bytes of the queue that are
+ * written, whatever is returned; the caller drops them. 0 or an errno.
  */
 int audit_store_append(audit_store_t *st, const audit_queue_t *q,
                        uint64_t wall_ms, int died, size_t *ret_done);
+/* The same when audit_store_ready() has just returned 0 under this lock. It is
+ * the one look at the file: others may have cut it or taken it away since the
+ * last group, which no number of ours tells, and what is appended behind a cut
+ * would hide it. A second look would see what the first saw. */
+int audit_store_write(audit_store_t *st, const audit_queue_t *q,
+                      uint64_t wall_ms, size_t *ret_done);
 
 /* Keeps n bytes of disk beyond the end of the file. 0, or ENOSPC and such. */
 int audit_store_reserve(audit_store_t *st, uint64_t n);

@@ -36,7 +36,7 @@ typedef struct {
     uint64_t reserved;
     uint64_t extra; /* charged by other modules */
     int64_t status;
-    uint8_t durable;
+    uint8_t written; /* as safely as `budget_sync` wants it */
     uint8_t settled;
 } budget_ctx_t;
 
@@ -340,7 +340,7 @@ budget_rewrite(kars_req_t *r, const void *conf, void *ctx)
 }
 
 static int
-budget_durable(kars_req_t *r, int error, const void *conf, void *ctx)
+budget_written(kars_req_t *r, int error, const void *conf, void *ctx)
 {
     budget_ctx_t *ax = ctx;
 
@@ -350,7 +350,7 @@ budget_durable(kars_req_t *r, int error, const void *conf, void *ctx)
         return budget_unavailable(r);
     }
 
-    ax->durable = 1;
+    ax->written = 1;
     return KARS_OK;
 }
 
@@ -362,6 +362,7 @@ budget_reserve(kars_req_t *r, const budget_conf_t *bc, budget_ctx_t *ax,
         .tokens = tokens,
         .day_limit = bc->day,
         .month_limit = bc->month,
+        .waits = 1,
     };
     uint64_t before = ax->id;
     ledger_view_t v;
@@ -381,13 +382,13 @@ budget_reserve(kars_req_t *r, const budget_conf_t *bc, budget_ctx_t *ax,
     }
 
     if (before != ax->id || ax->reserved != tokens) {
-        ax->durable = 0;
+        ax->written = 0;
     }
     ax->reserved = tokens;
-    if (worker_wants_sync() && !ax->durable) {
-        int rc = worker_wait(r, budget_durable);
+    if (!ax->written) {
+        int rc = worker_wait(r, ax->id, before != ax->id, budget_written);
 
-        return rc == KARS_AGAIN ? rc : budget_durable(r, EIO, bc, ax);
+        return rc == KARS_AGAIN ? rc : budget_written(r, EIO, bc, ax);
     }
     return KARS_OK;
 }

@@ -211,6 +211,51 @@ ledger_cancel(ledger_t *l, uint64_t id)
     }
 }
 
+const ledger_slot_t *
+ledger_fresh_at(const ledger_t *l, uint32_t i)
+{
+    const ledger_slot_t *s = &l->slots[l->fresh[i] % LEDGER_SLOTS];
+
+    return s->state != LEDGER_FREE && s->id == l->fresh[i] ? s : NULL;
+}
+
+/* Entries move down before their number shrinks: whoever dies in between
+ * leaves one twice, and none out. */
+static void
+ledger_fresh_tidy(ledger_t *l)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < l->nfresh; i++) {
+        if (ledger_fresh_at(l, i) != NULL) {
+            __atomic_store_n(&l->fresh[n++], l->fresh[i], __ATOMIC_SEQ_CST);
+        }
+    }
+    __atomic_store_n(&l->nfresh, n, __ATOMIC_SEQ_CST);
+}
+
+void
+ledger_fresh(ledger_t *l, uint64_t id, int is_new)
+{
+    for (uint32_t i = 0; !is_new && i < l->nfresh; i++) {
+        if (l->fresh[i] == id) {
+            return;
+        }
+    }
+    if (l->nfresh == LEDGER_SLOTS) {
+        ledger_fresh_tidy(l); /* the others have a slot each: there is room */
+    }
+
+    l->fresh[l->nfresh] = id;
+    __atomic_store_n(&l->nfresh, l->nfresh + 1, __ATOMIC_SEQ_CST);
+}
+
+void
+ledger_fresh_written(ledger_t *l)
+{
+    __atomic_store_n(&l->nfresh, 0, __ATOMIC_SEQ_CST);
+}
+
 int
 ledger_settle(ledger_t *l, uint64_t id, uint64_t charge)
 {

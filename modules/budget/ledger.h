@@ -20,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define LEDGER_VERSION 1
+#define LEDGER_VERSION 2
 #define LEDGER_SLOTS   4096 /* a power of two: an id's low bits name its slot */
 
 enum { LEDGER_FREE = 0, LEDGER_OPEN, LEDGER_SETTLED };
@@ -53,6 +53,9 @@ typedef struct {
     uint64_t segment_size; /* bytes written to it, about */
     uint32_t torn;         /* its last line may be incomplete */
     uint32_t hint;         /* where to look for a free slot */
+    uint32_t nfresh;
+    uint32_t unused;
+    uint64_t fresh[LEDGER_SLOTS]; /* made or changed and not in the journal */
     ledger_slot_t slots[LEDGER_SLOTS];
 } ledger_t;
 
@@ -92,6 +95,14 @@ int ledger_adjust(ledger_t *l, uint64_t id, uint64_t tokens);
 
 /* Takes a reservation back that never reached the journal. */
 void ledger_cancel(ledger_t *l, uint64_t id);
+
+/* Reservations of all workers that the journal must still be told, in the
+ * order of their ids: there, one with a smaller id than its predecessor counts
+ * as settled long ago. Whoever writes, writes all of them; one that was
+ * cancelled is NULL. is_new: surely not among them yet. */
+void ledger_fresh(ledger_t *l, uint64_t id, int is_new);
+const ledger_slot_t *ledger_fresh_at(const ledger_t *l, uint32_t i);
+void ledger_fresh_written(ledger_t *l);
 
 /* Charges and closes: exactly once, ERROR when it is not open. The slot stays
  * until ledger_written() says that the journal has it. */

@@ -14,13 +14,21 @@
 enum {
     WORKER_ORPHANS_MS = 5000,
     WORKER_RETRY_MS = 1000, /* between attempts to load or to rotate */
-    WORKER_WAIT_MS = 10000  /* for a flush; then it is 503 */
+    WORKER_WAIT_MS = 10000, /* for its line or a flush; then it is 503 */
+    WORKER_BATCH = 128 * JOURNAL_LINE
 };
 
 typedef struct {
     kars_token_t tokens[LEDGER_SLOTS];
     size_t n;
 } worker_waiters_t;
+
+/* A request that waits until its reservation is written. */
+typedef struct {
+    kars_token_t token;
+    uint64_t id;
+    int is_new; /* the journal has no line of it */
+} worker_line_t;
 
 typedef struct {
     int active;
@@ -34,6 +42,8 @@ typedef struct {
 
     uint64_t pending[LEDGER_SLOTS]; /* settled, not yet journaled */
     size_t npending;
+    worker_line_t lines[LEDGER_SLOTS];
+    size_t nlines;
     int turn_end;
 
     kars_timer_t *orphans;
@@ -57,12 +67,6 @@ int
 worker_has_ledger(void)
 {
     return worker.active;
-}
-
-int
-worker_wants_sync(void)
-{
-    return worker.conf.sync == WORKER_SYNC_REQUEST;
 }
 
 void
@@ -240,52 +244,132 @@ worker_append(kars_cycle_t *cycle, ledger_t *l, const char *bytes, size_t len)
     return KARS_OK;
 }
 
-/* Writes what was settled; what cannot be written stays for the next time. */
+/* Lines on their way to the journal. */
+typedef struct {
+    size_t len;
+    int some; /* a part of them is there, or may be */
+    int rc;
+    char lines[WORKER_BATCH];
+} worker_batch_t;
+
 static void
-worker_write_settled(kars_cycle_t *cycle, ledger_t *l)
+worker_batch_out(kars_cycle_t *cycle, ledger_t *l, worker_batch_t *b)
 {
-    char buf[64 * JOURNAL_LINE];
+    uint32_t torn = l->torn;
 
-    while (worker.npending > 0) {
-        size_t first = worker.npending > 64 ? worker.npending - 64 : 0;
-        size_t len = 0;
+    if (b->len == 0 || b->rc != KARS_OK) {
+        return;
+    }
 
-        for (size_t i = first; i < worker.npending; i++) {
-            uint64_t id = worker.pending[i];
+    b->rc = worker_append(cycle, l, b->lines, b->len);
+    b->some |= b->rc == KARS_OK || (torn == 0 && l->torn != 0);
+    b->len = 0;
+}
 
-            len += journal_settle(buf + len, id,
-                                  l->slots[id % LEDGER_SLOTS].tokens);
-        }
-        if (worker_append(cycle, l, buf, len) != KARS_OK) {
-            return;
-        }
-        while (worker.npending > first) {
-            ledger_written(l, worker.pending[--worker.npending]);
+/* Room for one more line. */
+static char *
+worker_batch_line(kars_cycle_t *cycle, ledger_t *l, worker_batch_t *b)
+{
+    if (b->len > sizeof(b->lines) - JOURNAL_LINE) {
+        worker_batch_out(cycle, l, b);
+        b->len = 0;
+    }
+    return b->lines + b->len;
+}
+
+/* Writes all that the journal lacks, at once unless it is a great deal: what
+ * was reserved, then what was settled. ERROR: all of it waits for the next
+ * time, and may be written again then, which the journal bears. *ret_some: did
+ * the journal perhaps get a part of it? */
+static int
+worker_write(kars_cycle_t *cycle, ledger_t *l, int *ret_some)
+{
+    worker_batch_t b;
+
+    b.len = 0;
+    b.some = 0;
+    b.rc = KARS_OK;
+    for (uint32_t i = 0; i < l->nfresh; i++) {
+        const ledger_slot_t *s = ledger_fresh_at(l, i);
+
+        if (s != NULL) {
+            b.len += journal_reserve(worker_batch_line(cycle, l, &b), s->id,
+                                     s->day, s->tokens);
         }
     }
+    for (size_t i = 0; i < worker.npending; i++) {
+        uint64_t id = worker.pending[i];
+
+        b.len += journal_settle(worker_batch_line(cycle, l, &b), id,
+                                l->slots[id % LEDGER_SLOTS].tokens);
+    }
+    worker_batch_out(cycle, l, &b);
+    *ret_some = b.some;
+    if (b.rc != KARS_OK) {
+        return KARS_ERROR;
+    }
+
+    ledger_fresh_written(l);
+    for (size_t i = 0; i < worker.npending; i++) {
+        ledger_written(l, worker.pending[i]);
+    }
+    worker.npending = 0;
+    return KARS_OK;
+}
+
+/* Ends the waiting for the reservations' lines. One whose line is surely not
+ * there is taken back; else its request settles it. */
+static void
+worker_lines_done(ledger_t *l, int error, int some)
+{
+    for (size_t i = 0; i < worker.nlines; i++) {
+        const worker_line_t *line = &worker.lines[i];
+
+        if (error != 0 && line->is_new && !some && l != NULL) {
+            ledger_cancel(l, line->id);
+        }
+        (void) kars_resume(line->token, error);
+    }
+    worker.nlines = 0;
 }
 
 static void
 worker_turn_end(kars_cycle_t *cycle, void *data)
 {
     worker.turn_end = 0;
-
-    ledger_t *l = worker.npending > 0 ? worker_lock(cycle) : NULL;
-
-    if (l != NULL) {
-        worker_write_settled(cycle, l);
-        worker_unlock(l);
+    if (worker.npending == 0 && worker.nlines == 0) {
+        return;
     }
+
+    ledger_t *l = worker_lock(cycle);
+    int some = 0;
+
+    if (l == NULL) {
+        worker_lines_done(NULL, EIO, 0);
+        return;
+    }
+
+    int rc = worker_write(cycle, l, &some);
+
+    worker_lines_done(l, rc == KARS_OK ? 0 : EIO, some);
+    worker_unlock(l);
+}
+
+static int
+worker_at_turn_end(kars_cycle_t *cycle)
+{
+    if (!worker.turn_end &&
+        kars_turn_end(cycle, worker_turn_end, NULL) == KARS_OK) {
+        worker.turn_end = 1;
+    }
+    return worker.turn_end ? KARS_OK : KARS_ERROR;
 }
 
 static void
 worker_settled(kars_cycle_t *cycle, uint64_t id)
 {
     worker.pending[worker.npending++] = id; /* as many as there are slots */
-    if (!worker.turn_end &&
-        kars_turn_end(cycle, worker_turn_end, NULL) == KARS_OK) {
-        worker.turn_end = 1;
-    }
+    (void) worker_at_turn_end(cycle);       /* else the sweep writes it */
 }
 
 /* Is there room for the tokens beside what counts already? */
@@ -306,15 +390,19 @@ worker_judge(const worker_ask_t *ask, const ledger_view_t *v)
     return WORKER_OK;
 }
 
+/* The line of a reservation: now, or when its request waits for it. */
 static int
-worker_journal(kars_cycle_t *cycle, ledger_t *l, uint64_t id)
+worker_journal(kars_cycle_t *cycle, ledger_t *l, const worker_ask_t *ask,
+               uint64_t id, int is_new)
 {
-    char line[JOURNAL_LINE];
-    const ledger_slot_t *s = ledger_open(l, id);
-    size_t len = journal_reserve(line, id, s->day, s->tokens);
+    int some;
 
-    return worker_append(cycle, l, line, len) == KARS_OK ? WORKER_OK
-                                                         : WORKER_UNAVAILABLE;
+    ledger_fresh(l, id, is_new);
+    if (ask->waits && worker.conf.sync == WORKER_SYNC_INTERVAL) {
+        return WORKER_OK;
+    }
+    return worker_write(cycle, l, &some) == KARS_OK ? WORKER_OK
+                                                    : WORKER_UNAVAILABLE;
 }
 
 static int
@@ -322,14 +410,15 @@ worker_reserve_new(kars_cycle_t *cycle, ledger_t *l, const worker_ask_t *ask,
                    uint64_t *ret_id)
 {
     uint64_t id;
+    int some;
 
     if (ledger_reserve(l, worker.me, ask->tokens, &id) != KARS_OK) {
-        worker_write_settled(cycle, l); /* frees slots, if there are any */
+        (void) worker_write(cycle, l, &some); /* frees slots, if it settles */
         if (ledger_reserve(l, worker.me, ask->tokens, &id) != KARS_OK) {
             return WORKER_FULL;
         }
     }
-    if (worker_journal(cycle, l, id) != WORKER_OK) {
+    if (worker_journal(cycle, l, ask, id, 1) != WORKER_OK) {
         ledger_cancel(l, id);
         return WORKER_UNAVAILABLE;
     }
@@ -347,7 +436,7 @@ worker_reserve_again(kars_cycle_t *cycle, ledger_t *l, const worker_ask_t *ask,
     }
 
     (void) ledger_adjust(l, id, ask->tokens);
-    if (worker_journal(cycle, l, id) != WORKER_OK) {
+    if (worker_journal(cycle, l, ask, id, 0) != WORKER_OK) {
         (void) ledger_adjust(l, id, before);
         return WORKER_UNAVAILABLE;
     }
@@ -414,7 +503,7 @@ worker_settle(kars_cycle_t *cycle, uint64_t id, uint64_t charge)
 int
 worker_charge(kars_cycle_t *cycle, uint64_t tokens)
 {
-    worker_ask_t ask = { .tokens = tokens };
+    worker_ask_t ask = { .tokens = tokens, .waits = 0 };
     ledger_view_t view;
     uint64_t id = 0;
 
@@ -489,9 +578,31 @@ worker_sync(kars_cycle_t *cycle)
     worker.waiting.n = 0;
 }
 
-int
-worker_wait(kars_req_t *r, kars_wake_pt fn)
+/* Until the turn's lines are written: one write for all of them. */
+static int
+worker_wait_line(kars_req_t *r, uint64_t id, int is_new, kars_wake_pt fn)
 {
+    if (worker.nlines == LEDGER_SLOTS ||
+        worker_at_turn_end(kars_req_cycle(r)) != KARS_OK) {
+        return KARS_ERROR;
+    }
+
+    kars_token_t token = kars_suspend(r, WORKER_WAIT_MS, fn);
+
+    if (token == 0) {
+        return KARS_ERROR;
+    }
+
+    worker.lines[worker.nlines++] = (worker_line_t){ token, id, is_new };
+    return KARS_AGAIN;
+}
+
+int
+worker_wait(kars_req_t *r, uint64_t id, int is_new, kars_wake_pt fn)
+{
+    if (worker.conf.sync == WORKER_SYNC_INTERVAL) {
+        return worker_wait_line(r, id, is_new, fn);
+    }
     if (worker.waiting.n == LEDGER_SLOTS) {
         return KARS_ERROR;
     }
@@ -519,6 +630,7 @@ static void
 worker_sweep(kars_cycle_t *cycle)
 {
     ledger_t *l = worker_lock(cycle);
+    int some;
 
     if (l == NULL) {
         return;
@@ -536,7 +648,7 @@ worker_sweep(kars_cycle_t *cycle)
     if (!store_linked(&worker.store, l) && store_reopen(&worker.store) == 0) {
         worker_rotate(cycle, l); /* someone removed the files */
     }
-    worker_write_settled(cycle, l);
+    (void) worker_write(cycle, l, &some);
     worker_unlock(l);
 }
 

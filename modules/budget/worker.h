@@ -32,6 +32,7 @@ typedef struct {
     uint64_t tokens;
     uint64_t day_limit; /* 0: none */
     uint64_t month_limit;
+    int waits; /* the request calls worker_wait() before it goes on */
 } worker_ask_t;
 
 int worker_start(kars_cycle_t *cycle, const worker_conf_t *conf,
@@ -44,15 +45,16 @@ int worker_has_ledger(void);
 /* What counts now; ERROR when the ledger is not readable. */
 int worker_view(kars_cycle_t *cycle, ledger_view_t *ret);
 
-/* Makes (*id 0) or changes a reservation and journals it. ret_view holds what
- * counts besides this reservation, whatever the outcome. */
+/* Makes (*id 0) or changes a reservation and journals it, at once unless the
+ * request is going to wait. ret_view holds what counts besides this
+ * reservation, whatever the outcome. */
 int worker_reserve(kars_cycle_t *cycle, const worker_ask_t *ask, uint64_t *id,
                    ledger_view_t *ret_view);
 
-/* Is a flush wanted before a request goes on? Then suspends it: AGAIN, and fn
- * runs when its reservation is durable, or ERROR. */
-int worker_wants_sync(void);
-int worker_wait(kars_req_t *r, kars_wake_pt fn);
+/* Suspends a request: AGAIN, and fn runs when its reservation is in the journal
+ * (sync interval: at the end of the turn) or durable (sync request), or ERROR.
+ * After an error fn settles the reservation, which may be gone by then. */
+int worker_wait(kars_req_t *r, uint64_t id, int is_new, kars_wake_pt fn);
 
 /* Closes a reservation. Its record leaves at the end of the turn. */
 void worker_settle(kars_cycle_t *cycle, uint64_t id, uint64_t charge);

@@ -118,6 +118,50 @@ test_audit_record_escapes(void)
     }
 }
 
+/* Each byte at each place of a text that is longer than a machine's word. */
+static void
+test_audit_record_escapes_every_byte_wherever_it_stands(void)
+{
+    for (unsigned c = 0; c < 0x80; c++) {
+        int special = c < 0x20 || c == '"' || c == '\\' || c == 0x7f;
+        int coded = special || c == '|' || c == '%';
+
+        for (size_t at = 0; at < 20; at++) {
+            uint64_t place[AUDIT_RECORD_MAX / 8];
+            const audit_draft_t *d = (const audit_draft_t *) place;
+            char in[20], out[AUDIT_SANDBOX_MAX], want[32], hex[4];
+            audit_fields_t f = { .agent_id = { in, sizeof(in) } };
+
+            memset(in, 'a', sizeof(in));
+            in[at] = (char) c;
+            if (!special) {
+                kars_str_t s =
+                    audit_sandbox((kars_str_t){ in, sizeof(in) }, out);
+
+                CU_ASSERT_TRUE(s.len == sizeof(in) &&
+                               memcmp(s.data, in, s.len) == 0);
+            }
+
+            (void) snprintf(hex, sizeof(hex), coded ? "%%%02X" : "%c", c);
+            (void) snprintf(want, sizeof(want), "%.*s%s%.*s", (int) at, in, hex,
+                            (int) (sizeof(in) - at - 1), in + at + 1);
+            (void) audit_draft(&f, place);
+            CU_ASSERT_TRUE(kars_str_eq((kars_str_t){ d->text, d->agent_len },
+                                       t_str(want)));
+            if (special) {
+                kars_str_t s =
+                    audit_sandbox((kars_str_t){ in, sizeof(in) }, out);
+
+                CU_ASSERT_TRUE(s.len > sizeof(in) &&
+                               memcmp(s.data, in, at) == 0 &&
+                               s.data[at] == '\\');
+                CU_ASSERT_TRUE(memcmp(s.data + s.len - (sizeof(in) - at - 1),
+                                      in + at + 1, sizeof(in) - at - 1) == 0);
+            }
+        }
+    }
+}
+
 static void
 test_audit_record_percent_encodes_hashed_fields(void)
 {
@@ -224,6 +268,8 @@ suite_audit_record(void)
     T_TEST(audit_record, test_audit_hash_is_the_agt_profile);
     T_TEST(audit_record, test_audit_record_has_its_keys_in_their_order);
     T_TEST(audit_record, test_audit_record_escapes);
+    T_TEST(audit_record,
+           test_audit_record_escapes_every_byte_wherever_it_stands);
     T_TEST(audit_record, test_audit_record_percent_encodes_hashed_fields);
     T_TEST(audit_record, test_audit_record_never_outgrows_its_limit);
     T_TEST(audit_record, test_audit_ts_is_utc_in_whole_seconds);

@@ -206,13 +206,155 @@ test_budget_reserves_once_however_often_it_is_asked(void)
     CU_ASSERT_EQUAL(budget_admit(req, &conf, &ctx), KARS_OK);
     CU_ASSERT_EQUAL(open_tokens(), 908);
     ask("max_tokens", "100");
-    CU_ASSERT_EQUAL(budget_admit(req, &conf, &ctx), KARS_OK);
+    CU_ASSERT_EQUAL(admit(), KARS_OK);
     CU_ASSERT_EQUAL(open_tokens(), 208);
     ask("max_tokens", "900");
     CU_ASSERT_EQUAL(budget_admit(req, &conf, &ctx), KARS_DONE);
     CU_ASSERT_EQUAL(open_tokens(), 208);
     reply(200, "10");
     CU_ASSERT_EQUAL(used(), 10);
+    end();
+}
+
+/* Puts a waiting request aside, and takes it up again. */
+static void
+swap(budget_ctx_t *other)
+{
+    budget_ctx_t now = ctx;
+
+    ctx = *other;
+    *other = now;
+}
+
+static void
+test_budget_journals_a_turn_before_its_requests_go_on(void)
+{
+    budget_ctx_t first;
+
+    begin(WORKER_SYNC_INTERVAL, 0, 10000, 0);
+    fake.many = 1;
+    ask("max_tokens", "800");
+    CU_ASSERT_EQUAL(start(), KARS_AGAIN);
+    first = ctx;
+    next_request();
+    ask("max_tokens", "100");
+    CU_ASSERT_EQUAL(start(), KARS_AGAIN);
+    CU_ASSERT_EQUAL(open_tokens(), 1116); /* at once */
+    CU_ASSERT_EQUAL(lines('R'), 0);
+    CU_ASSERT_EQUAL(fake.nwoken, 0);
+    turn();
+    CU_ASSERT_EQUAL(lines('R'), 2);
+    CU_ASSERT_EQUAL(fake.nwoken, 2);
+    CU_ASSERT_EQUAL(fake.woken, 0);
+    CU_ASSERT_EQUAL(fake.wake(req, 0, &conf, &ctx), KARS_OK);
+    reply(200, "5");
+    swap(&first);
+    CU_ASSERT_EQUAL(fake.wake(req, 0, &conf, &ctx), KARS_OK);
+    reply(200, "6");
+    CU_ASSERT_EQUAL(lines('R'), 2);
+    CU_ASSERT_EQUAL(lines('S'), 2);
+    CU_ASSERT_EQUAL(used(), 11);
+    end();
+}
+
+static void
+test_budget_refuses_all_whose_line_cannot_be_written(void)
+{
+    budget_ctx_t first;
+
+    begin(WORKER_SYNC_INTERVAL, 0, 10000, 0);
+    fake.many = 1;
+    store_close(&worker.store);
+    worker.store.path[0] = '?';
+    ask("max_tokens", "800");
+    CU_ASSERT_EQUAL(start(), KARS_AGAIN);
+    first = ctx;
+    next_request();
+    ask("max_tokens", "100");
+    CU_ASSERT_EQUAL(start(), KARS_AGAIN);
+    turn();
+    CU_ASSERT_EQUAL(fake.nwoken, 2);
+    CU_ASSERT_EQUAL(fake.wake(req, fake.woken, &conf, &ctx), KARS_DONE);
+    CU_ASSERT_TRUE(denied(503, "budget_unavailable"));
+    CU_ASSERT_EQUAL(budget_log(req, &conf, &ctx), KARS_OK);
+    swap(&first);
+    memset(&fake.denial, 0, sizeof(fake.denial));
+    CU_ASSERT_EQUAL(fake.wake(req, fake.woken, &conf, &ctx), KARS_DONE);
+    CU_ASSERT_TRUE(denied(503, "budget_unavailable"));
+    CU_ASSERT_EQUAL(budget_log(req, &conf, &ctx), KARS_OK);
+    CU_ASSERT_EQUAL(open_tokens(), 0);
+    CU_ASSERT_EQUAL(used(), 0);
+    CU_ASSERT_EQUAL(fake.logged, 1);
+    turn();
+
+    worker.store.path[0] = '/'; /* what was taken back is not written */
+    next_request();
+    ask("max_tokens", "1");
+    CU_ASSERT_EQUAL(go(), KARS_OK);
+    CU_ASSERT_EQUAL(lines('R'), 1);
+    CU_ASSERT_EQUAL(lines('S'), 0);
+    end();
+}
+
+static void
+test_budget_settles_once_what_left_before_its_line_was_written(void)
+{
+    static ledger_t replayed;
+    char journal[8192];
+    char file[128];
+
+    begin(WORKER_SYNC_INTERVAL, 0, 10000, 0);
+    ask("max_tokens", "800");
+    CU_ASSERT_EQUAL(start(), KARS_AGAIN);
+    CU_ASSERT_EQUAL(budget_ledger.charge(req, 7), KARS_OK);
+    CU_ASSERT_EQUAL(budget_log(req, &conf, &ctx), KARS_OK);
+    CU_ASSERT_EQUAL(open_tokens(), 0);
+    CU_ASSERT_EQUAL(used(), 7);
+    CU_ASSERT_EQUAL(lines('R'), 0);
+    turn(); /* the token is stale by now: the router knows */
+    CU_ASSERT_EQUAL(used(), 7);
+    CU_ASSERT_EQUAL(lines('R'), 1);
+    CU_ASSERT_EQUAL(lines('S'), 1);
+    CU_ASSERT_EQUAL(worker.npending, 0);
+
+    (void) snprintf(file, sizeof(file), "%s/demo.%d.journal", folder,
+                    (int) fake.area->segment);
+
+    FILE *f = fopen(file, "r");
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(f);
+    ledger_init(&replayed);
+    journal_replay(&replayed, journal, fread(journal, 1, sizeof(journal), f));
+    (void) fclose(f);
+    CU_ASSERT_EQUAL(ledger_head(&replayed)->used_day, 7);
+    CU_ASSERT_EQUAL(replayed.open_day, 0);
+    end();
+}
+
+/* Another worker reserved before us and did not come to write: in the journal
+ * its line must stand before ours. */
+static void
+test_budget_journals_for_all_workers(void)
+{
+    uint64_t id = 0;
+
+    begin(WORKER_SYNC_INTERVAL, 0, 10000, 0);
+    CU_ASSERT_EQUAL(ledger_reserve(fake.area, 9, 300, &id), KARS_OK);
+    ledger_fresh(fake.area, id, 1);
+    ask("max_tokens", "800");
+    CU_ASSERT_EQUAL(go(), KARS_OK);
+    CU_ASSERT_EQUAL(lines('R'), 2);
+    CU_ASSERT_EQUAL(fake.area->nfresh, 0);
+
+    static ledger_t fresh; /* all that a restart knows */
+    store_t st;
+
+    ledger_init(&fresh);
+    CU_ASSERT_EQUAL(store_init(&st, folder, strlen(folder), "demo", 4), 0);
+    CU_ASSERT_EQUAL(store_load(&st, &fresh), 0);
+    CU_ASSERT_EQUAL(ledger_head(&fresh)->used_day, 1208);
+    store_close(&st);
+    fake.area->segment = fresh.segment;
     end();
 }
 
@@ -349,6 +491,11 @@ suite_budget(void)
     T_TEST(budget, test_budget_charges_the_reservation_when_usage_is_missing);
     T_TEST(budget, test_budget_charges_nothing_when_nothing_was_generated);
     T_TEST(budget, test_budget_reserves_once_however_often_it_is_asked);
+    T_TEST(budget, test_budget_journals_a_turn_before_its_requests_go_on);
+    T_TEST(budget, test_budget_refuses_all_whose_line_cannot_be_written);
+    T_TEST(budget,
+           test_budget_settles_once_what_left_before_its_line_was_written);
+    T_TEST(budget, test_budget_journals_for_all_workers);
     T_TEST(budget, test_budget_waits_until_the_reservation_is_durable);
     T_TEST(budget, test_budget_refuses_while_the_ledger_is_unwritable);
     T_TEST(budget, test_budget_sweeps_after_a_dead_worker);

@@ -558,6 +558,37 @@ test_budget_agrees_with_a_naive_model_over_random_histories(void)
     }
 }
 
+static void
+test_budget_remembers_what_the_journal_lacks(void)
+{
+    static ledger_t l;
+    uint64_t id = 0;
+    uint64_t kept = 0;
+
+    ledger_init(&l);
+    ledger_roll(&l, DAY);
+    CU_ASSERT_EQUAL(ledger_reserve(&l, 1, 10, &kept), KARS_OK);
+    ledger_fresh(&l, kept, 1);
+    for (int i = 0; i < 3 * LEDGER_SLOTS; i++) { /* all taken back */
+        CU_ASSERT_EQUAL_FATAL(ledger_reserve(&l, 1, 10, &id), KARS_OK);
+        ledger_fresh(&l, id, 1);
+        CU_ASSERT_TRUE_FATAL(l.nfresh <= LEDGER_SLOTS);
+        ledger_cancel(&l, id);
+        CU_ASSERT_PTR_NULL(ledger_fresh_at(&l, l.nfresh - 1));
+    }
+    ledger_fresh(&l, kept, 0); /* once */
+    CU_ASSERT_PTR_NOT_NULL_FATAL(ledger_fresh_at(&l, 0));
+    CU_ASSERT_EQUAL(ledger_fresh_at(&l, 0)->id, kept);
+    for (uint32_t i = 1; i < l.nfresh; i++) {
+        CU_ASSERT_PTR_NULL(ledger_fresh_at(&l, i));
+    }
+
+    CU_ASSERT_EQUAL(ledger_settle(&l, kept, 4), KARS_OK);
+    CU_ASSERT_EQUAL(ledger_fresh_at(&l, 0)->tokens, 4); /* still to be told */
+    ledger_fresh_written(&l);
+    CU_ASSERT_EQUAL(l.nfresh, 0);
+}
+
 void
 suite_budget_ledger(void)
 {
@@ -568,6 +599,7 @@ suite_budget_ledger(void)
     T_TEST(budget_ledger, test_budget_charges_the_period_of_the_reservation);
     T_TEST(budget_ledger, test_budget_sums_stop_at_the_largest_number);
     T_TEST(budget_ledger, test_budget_charges_what_a_dead_worker_left_open);
+    T_TEST(budget_ledger, test_budget_remembers_what_the_journal_lacks);
     T_TEST(budget_ledger, test_budget_repairs_half_a_settlement);
     T_TEST(budget_ledger, test_budget_replays_a_journal_cut_at_every_byte);
     T_TEST(budget_ledger, test_budget_replay_ignores_damage_and_repetition);

@@ -2,6 +2,7 @@
  * test_json_scan.c - the JSON scanner against tables, against every way to
  * cut a document, and against jansson.
  */
+#include "http/json_prog.h"
 #include "http/json_scan.h"
 #include "t.h"
 
@@ -685,10 +686,52 @@ test_json_compile_survives_no_memory(void)
     CU_ASSERT_EQUAL(rc, KARS_OK);
 }
 
+/* Every way to write a name of k, i and s, in an object that knows but it. */
+static void
+test_json_scan_finds_every_twin(void)
+{
+    static const char *const k[] = { "k", "K", "\xe2\x84\xaa" };
+    static const char *const i[] = { "i", "I", "\xc4\xb0", "\xc4\xb1" };
+    static const char *const s[] = { "s", "S", "\xc5\xbf" };
+    static const char *const names[] = { "%s%s%s", "%2$s%1$s%3$s",
+                                         "%3$s%2$s%1$s" };
+
+    for (size_t f = 0; f < KARS_NELTS(names); f++) {
+        for (size_t n = 0; n < 36 * 36; n++) {
+            char name[16];
+            char key[16];
+            kars_pool_t *pool = kars__pool_create(0);
+            kars__json_prog_t *prog = NULL;
+            kars_err_t err = { .size = sizeof(err) };
+            uint32_t twin = 0;
+            size_t a = n / 36;
+            size_t b = n % 36;
+
+            (void) snprintf(name, sizeof(name), names[f], k[a % 3],
+                            i[a / 3 % 4], s[a / 12]);
+            (void) snprintf(key, sizeof(key), names[f], k[b % 3], i[b / 3 % 4],
+                            s[b / 12]);
+
+            kars_str_t path = t_str(name);
+
+            CU_ASSERT_EQUAL_FATAL(
+                kars__json_compile(pool, &path, 1, &prog, &err), KARS_OK);
+
+            uint32_t at =
+                kars__json_child(prog, KARS__JSON_ROOT, t_str(key), &twin);
+
+            CU_ASSERT_TRUE(a == b ? at != 0 && twin == 0
+                                  : at == 0 && twin != 0);
+            kars__pool_destroy(pool);
+        }
+    }
+}
+
 void
 suite_json_scan(void)
 {
     T_SUITE(json_scan);
+    T_TEST(json_scan, test_json_scan_finds_every_twin);
     T_TEST(json_scan, test_json_scan_delivers_watched_values);
     T_TEST(json_scan, test_json_scan_says_what_it_refuses_and_where);
     T_TEST(json_scan, test_json_scan_does_not_care_where_chunks_end);

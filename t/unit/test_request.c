@@ -222,10 +222,55 @@ test_nomem_every_cap_is_survived(void)
     }
 }
 
+static void
+test_headers_set_replaces_in_place_and_leaves_one(void)
+{
+    static const struct {
+        const char *before; /* a letter a header; without case */
+        const char *after;  /* with the values */
+    } cases[] = {
+        { "", "x1" },        { "a", "a0x1" },          { "x", "x1" },
+        { "axb", "a0x1b0" }, { "aXbxcX", "a0x1b0c0" }, { "xX", "x1" },
+    };
+    kars_req_t r = { .pool = kars__pool_create(0) };
+
+    for (size_t i = 0; i < KARS_NELTS(cases); i++) {
+        char after[64];
+        size_t n = 0;
+
+        T_CASE(cases[i].before);
+        r.in.n = 0;
+        for (const char *p = cases[i].before; *p != '\0'; p++) {
+            CU_ASSERT_EQUAL(kars__headers_add(r.pool, &r.in,
+                                              (kars_str_t){ p, 1 },
+                                              KARS_STR("0")),
+                            KARS_OK);
+        }
+        CU_ASSERT_EQUAL(kars__api.header_set(&r, KARS_REQUEST, KARS_STR("x"),
+                                             KARS_STR("1")),
+                        KARS_OK);
+        after[0] = '\0';
+        for (size_t j = 0; j < r.in.n; j++) {
+            n += (size_t) snprintf(after + n, sizeof(after) - n, "%.*s%.*s",
+                                   KARS_STR_ARG(r.in.v[j].name),
+                                   KARS_STR_ARG(r.in.v[j].value));
+        }
+        CU_ASSERT_STRING_EQUAL(after, cases[i].after);
+
+        /* what cannot be set leaves nothing of that name */
+        CU_ASSERT_EQUAL(kars__api.header_set(&r, KARS_REQUEST, KARS_STR("X"),
+                                             KARS_STR("a\nb")),
+                        KARS_ERROR);
+        CU_ASSERT_EQUAL(kars__headers_get(&r.in, KARS_STR("x")).len, 0);
+    }
+    kars__pool_destroy(r.pool);
+}
+
 void
 suite_request(void)
 {
     T_SUITE(request);
+    T_TEST(request, test_headers_set_replaces_in_place_and_leaves_one);
     T_TEST(request, test_nomem_governed_request_without_failure_is_answered);
     T_TEST(request, test_nomem_every_allocation_may_fail);
     T_TEST(request, test_nomem_every_cap_is_survived);
