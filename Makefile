@@ -37,7 +37,7 @@ help:
 	@echo "make fuzz        FUZZ_SECONDS=$(FUZZ_SECONDS) of each fuzz target"
 	@echo "make bench       measure"
 	@echo "make test-fresh  run and test on a minimal Debian 12 (root)"
-	@echo "make install     [DESTDIR=]; see ./configure --help for the prefix"
+	@echo "make install     [DESTDIR=] [prefix=]; else the prefix of ./configure"
 	@echo "make clean       remove what was built; distclean: downloads too"
 
 # Installing comes before configuring, whatever order make would like.

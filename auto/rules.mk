@@ -139,17 +139,24 @@ $(LIBFUZZERS): $(O)/%: $(O)/t/fuzz/%.o $(O)/t/unit/api.o $(UNIT_MODULE_OBJS) \
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(UNIT_LIBS)
 
-# --- install: a configuration that stands in /etc is never touched
+# --- install: a configuration that stands in /etc is never touched. prefix= may
+# differ from configure's: the router finds its modules from where it stands.
 
-DEST = $(DESTDIR)$(PREFIX)
+prefix = $(PREFIX)
+DEST = $(DESTDIR)$(prefix)
+abi_of = $(shell sed -n 's/^\#define KARS_ABI_$(1)  *//p' core/kars_module.h)
 install: all
 	install -d $(DEST)/bin $(DEST)/include $(DEST)/lib/kars/modules \
-	    $(DEST)/share/kars/conf
+	    $(DEST)/lib/pkgconfig $(DEST)/share/kars/conf
 	install -m 755 $(O)/kars-router $(DEST)/bin/kars-router
 	install -m 644 core/kars_module.h $(DEST)/include/kars_module.h
 	$(if $(MODULES),install -m 644 $(MODULES:%=$(O)/modules/%.so) \
 	    $(DEST)/lib/kars/modules)
 	$(if $(wildcard conf/*),cp -R conf/. $(DEST)/share/kars/conf)
+	sed -e 's|@prefix@|$(prefix)|' -e 's|@version@|$(VERSION)|' \
+	    -e 's|@abi@|$(call abi_of,MAJOR).$(call abi_of,MINOR)|' \
+	    core/kars-module.pc.in > $(DEST)/lib/pkgconfig/kars-module.pc
+	chmod 644 $(DEST)/lib/pkgconfig/kars-module.pc
 
 # --- for t/lint
 

@@ -3,6 +3,7 @@
 #include "proc/cycle.h"
 #include "proc/master.h"
 #include "proc/module.h"
+#include "proc/probe.h"
 #include "proc/reference.h"
 
 #include <getopt.h>
@@ -15,6 +16,9 @@ static const char main_usage[] =
     "       kars-router [-c FILE] NAME …    run a module's command, such as\n"
     "                                       `audit verify` or `signing "
     "keygen`\n"
+    "       kars-router [-c FILE] probe [GET|POST] [PATH] [JSON]\n"
+    "                                       ask the running router "
+    "(/healthz)\n"
     "       kars-router -V                  version and build\n"
     "       kars-router --directives        the reference of directives\n"
     "\n"
@@ -152,6 +156,7 @@ int
 main(int argc, char **argv)
 {
     const char *conf = KARS_CONF_PATH;
+    const char *given = NULL; /* the same, if it was said */
     int check = 0, opt;
 
     static const struct option options[] = {
@@ -166,7 +171,7 @@ main(int argc, char **argv)
         case 'D':
             return main_directives();
         case 'c':
-            conf = optarg;
+            conf = given = optarg;
             break;
         case 't':
             check = 1;
@@ -183,6 +188,9 @@ main(int argc, char **argv)
     }
     if (check) {
         return main_check(conf);
+    }
+    if (optind < argc && strcmp(argv[optind], "probe") == 0) {
+        return kars__probe_run(given, argc - optind, argv + optind);
     }
     return optind < argc ? main_command(conf, argc - optind, argv + optind)
                          : kars__master_run(conf);

@@ -14,19 +14,19 @@ uint32_t kars__cycle_loop_flags;
 const char *
 kars__module_dir(void)
 {
+    static const char *const places[] = { "/modules", "/../lib/kars/modules" };
     static char beside[PATH_MAX];
-    ssize_t n = readlink("/proc/self/exe", beside, sizeof(beside) - 16);
+    ssize_t n = readlink("/proc/self/exe", beside, sizeof(beside) - 32);
+    char *slash = NULL;
 
     if (n > 0) {
         beside[n] = '\0';
-
-        char *slash = strrchr(beside, '/');
-
-        if (slash != NULL) {
-            memcpy(slash, "/modules", sizeof("/modules"));
-            if (access(beside, X_OK) == 0) {
-                return beside;
-            }
+        slash = strrchr(beside, '/');
+    }
+    for (size_t i = 0; slash != NULL && i < KARS_NELTS(places); i++) {
+        memcpy(slash, places[i], strlen(places[i]) + 1);
+        if (access(beside, X_OK) == 0) {
+            return beside;
         }
     }
     return KARS_MODULE_DIR;

@@ -38,8 +38,9 @@ int kars__cycle_start(kars_cycle_t *cycle, kars_err_t *err);
 /* worker_stop in reverse, then all memory. */
 void kars__cycle_destroy(kars_cycle_t *cycle);
 
-/* Where modules are, unless the configuration says: beside this program
- * (a build tree), else the installed place. */
+/* Where modules are, unless the configuration says: beside this program (a
+ * build tree), in ../lib/kars/modules of it (installed, wherever that was moved
+ * to), else where configure was told. */
 const char *kars__module_dir(void);
 
 #endif

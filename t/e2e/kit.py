@@ -54,6 +54,17 @@ def wait_for(what: str, probe: Callable[[], Any], seconds: float = 10) -> Any:
         time.sleep(0.01)
 
 
+def ended(pid: int) -> bool:
+    """Gone, or a zombie with no thread left: whoever inherits it may never
+    ask for it."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        threads = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return stat.rpartition(")")[2].split()[0] in "ZX" and len(threads) == 1
+
+
 def chat_body(text: str = "one two three", **over: Any) -> dict[str, Any]:
     body = {"model": "stand-in",
             "messages": [{"role": "user", "content": text}],
@@ -165,14 +176,15 @@ class Router:
     """One running router over a site."""
 
     def __init__(self, site: Site, conf: str,
-                 preexec: Callable[[], None] | None = None) -> None:
+                 preexec: Callable[[], None] | None = None,
+                 binary: Path = BINARY) -> None:
         self.site = site
         self.address = ("127.0.0.1", site.port)
         site.conf.write_text(conf)
         self._log = site.dir / f"log.{time.monotonic_ns()}"
         with self._log.open("wb") as out:
             self.process = subprocess.Popen(
-                [str(BINARY), "-c", str(site.conf)], stdout=out, stderr=out,
+                [str(binary), "-c", str(site.conf)], stdout=out, stderr=out,
                 stdin=subprocess.DEVNULL, env=ENV, start_new_session=True,
                 preexec_fn=preexec)
         self.stopped = False
@@ -227,12 +239,19 @@ class Router:
         return code
 
     def kill(self) -> None:
-        """SIGKILL to the master and all its workers at once."""
+        """SIGKILL to the master and all its workers at once. They are gone
+        when it returns: a worker that still ends still holds its sockets."""
+        try:
+            workers = self.workers()
+        except (FileNotFoundError, ProcessLookupError):  # it ended alone
+            workers = []
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
         self.process.wait(10)
+        for pid in workers:
+            wait_for(f"worker {pid} ends", lambda: ended(pid))
         self.stopped = True
 
     def stop(self, sig: signal.Signals = signal.SIGTERM) -> None:
