@@ -221,9 +221,11 @@ class Router:
         path = f"/generation/{self.generation}"
         mark = "    route GET /healthz"
         assert mark in conf
-        self.site.conf.write_text(conf.replace(
+        new = self.site.conf.with_suffix(".new")
+        new.write_text(conf.replace(
             mark, f"    route GET {path} {{ access open; respond 200 \"new\"; "
             f"}}\n{mark}", 1))
+        new.rename(self.site.conf)
         self.send_signal(signal.SIGHUP)
         for _ in range(3):
             wait_for("the new configuration answers",

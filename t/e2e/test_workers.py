@@ -107,8 +107,10 @@ def test_another_number_of_workers_loses_no_request(
     for t in threads:
         t.start()
     for n in (4, 2, 3, 1):
+        loads = r.log().count(f"serving workers={n}")
         r.hup(many(site, n))
-        kit.wait_for(f"{n} workers", lambda: len(r.workers()) == n)
+        kit.wait_for(f"{n} workers", lambda: r.log().count(
+            f"serving workers={n}") > loads and len(r.workers()) == n)
     stop.set()
     for t in threads:
         t.join()
