@@ -928,6 +928,7 @@ struct kars_api_s {
      * was in several. data NULL: no memory (of body_memory). */
     kars_str_t (*req_body_flat)(kars_req_t *r);
     int (*random)(void *ret, size_t n); /* for keys and nonces; OK, ERROR */
+    int (*cycle_ending)(kars_cycle_t *cycle); /* 1: the router stops */
 };
 
 #ifndef KARS_CORE
@@ -955,6 +956,7 @@ extern const kars_module_t kars_module;
 #define kars_cycle_conf(cycle) kars_api->cycle_conf(cycle, KARS_SELF)
 #define kars_cycle_pool        kars_api->cycle_pool
 #define kars_cycle_sandbox     kars_api->cycle_sandbox
+#define kars_cycle_ending      kars_api->cycle_ending
 #define kars_secret            kars_api->secret
 #define kars_upstream_name     kars_api->upstream_name
 #define kars_upstream_serves   kars_api->upstream_serves

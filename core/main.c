@@ -23,8 +23,12 @@ static const char main_usage[] =
     "       kars-router --directives        the reference of directives\n"
     "\n"
     "  -c FILE   the configuration (" KARS_CONF_PATH ")\n"
-    "signals: HUP load the configuration again, QUIT finish open requests and\n"
-    "stop, TERM and INT stop\n";
+    "signals: HUP load the configuration again, USR2 go on with the binary "
+    "that\n"
+    "is there now, QUIT finish open requests and stop, TERM and INT stop\n"
+    "exit codes: 0 done, 1 it failed and said why, 2 it was called wrongly\n";
+
+enum { MAIN_TAKEOVER = 256 }; /* options without a letter */
 
 static int
 main_check(const char *conf)
@@ -160,6 +164,7 @@ main(int argc, char **argv)
     int check = 0, opt;
 
     static const struct option options[] = {
+        { "takeover-check", no_argument, NULL, MAIN_TAKEOVER },
         { "directives", no_argument, NULL, 'D' },
         { "version", no_argument, NULL, 'V' },
         { "help", no_argument, NULL, 'h' },
@@ -170,6 +175,8 @@ main(int argc, char **argv)
         switch (opt) {
         case 'D':
             return main_directives();
+        case MAIN_TAKEOVER:
+            return kars__master_takeover_check();
         case 'c':
             conf = given = optarg;
             break;
@@ -193,5 +200,5 @@ main(int argc, char **argv)
         return kars__probe_run(given, argc - optind, argv + optind);
     }
     return optind < argc ? main_command(conf, argc - optind, argv + optind)
-                         : kars__master_run(conf);
+                         : kars__master_run(conf, argv);
 }

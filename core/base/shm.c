@@ -10,9 +10,10 @@
 #include <unistd.h>
 
 #define ZONE_MAGIC   0x6b617273u
-#define ZONE_VERSION 1u
+#define ZONE_VERSION 2u
 #define ZONE_AREAS   64u
 #define ZONE_NAME    32u
+#define ZONE_ALIVE   (2 * KARS__ZONE_WORKERS) /* those that drain too */
 
 typedef struct {
     char name[ZONE_NAME];
@@ -29,7 +30,7 @@ typedef struct {
     uint64_t size;
     uint64_t next_offset;
     _Atomic uint64_t next_worker;
-    _Atomic uint64_t workers[KARS__ZONE_WORKERS]; /* ids; 0: free */
+    _Atomic uint64_t workers[ZONE_ALIVE]; /* ids; 0: free */
     pthread_mutex_t lock;
     zone_entry_t areas[ZONE_AREAS];
 } zone_head_t;
@@ -254,7 +255,7 @@ kars__zone_worker_new(kars_zone_t *zone)
 {
     uint64_t id = atomic_fetch_add(&zone->head->next_worker, 1);
 
-    for (size_t i = 0; i < KARS__ZONE_WORKERS; i++) {
+    for (size_t i = 0; i < ZONE_ALIVE; i++) {
         uint64_t free_slot = 0;
 
         if (atomic_compare_exchange_strong(&zone->head->workers[i], &free_slot,
@@ -268,7 +269,7 @@ kars__zone_worker_new(kars_zone_t *zone)
 void
 kars__zone_worker_gone(kars_zone_t *zone, uint64_t id)
 {
-    for (size_t i = 0; i < KARS__ZONE_WORKERS; i++) {
+    for (size_t i = 0; i < ZONE_ALIVE; i++) {
         uint64_t was = id;
 
         if (atomic_compare_exchange_strong(&zone->head->workers[i], &was, 0)) {
@@ -280,7 +281,7 @@ kars__zone_worker_gone(kars_zone_t *zone, uint64_t id)
 int
 kars__zone_worker_alive(const kars_zone_t *zone, uint64_t id)
 {
-    for (size_t i = 0; i < KARS__ZONE_WORKERS; i++) {
+    for (size_t i = 0; i < ZONE_ALIVE; i++) {
         if (id != 0 && atomic_load(&zone->head->workers[i]) == id) {
             return 1;
         }

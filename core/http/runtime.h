@@ -144,10 +144,12 @@ struct kars_cycle_s {
     uint64_t body_wait_ms;
     uint64_t body_held; /* now */
     uint64_t drain_timeout_ms;
+    uint64_t drain_delay_ms;
 
     kars_conn_t *conns; /* all open client connections */
     size_t nconns;
     uint32_t draining;
+    uint32_t ending; /* the router stops: it is not ready any more */
     void (*drained)(kars_cycle_t *cycle); /* the last connection is gone */
 
     struct kars__waits_s *waits; /* suspensions by token */

@@ -614,6 +614,12 @@ abi_metric(kars_cycle_t *c, const kars_metric_def_t *def)
     return kars__metric(c->metrics, def);
 }
 
+static int
+abi_cycle_ending(kars_cycle_t *c)
+{
+    return c->ending != 0;
+}
+
 static kars_str_t
 abi_metrics_text(kars_req_t *r)
 {
@@ -709,5 +715,6 @@ const kars_api_t kars__api = {
     .series_add = kars__series_add,
     .series_set = kars__series_set,
     .metrics_text = abi_metrics_text,
+    .cycle_ending = abi_cycle_ending,
     .reply_header = abi_reply_header,
 };

@@ -127,10 +127,15 @@ kars__cycle_start(kars_cycle_t *c, kars_err_t *err)
         }
         c->nstarted = i + 1;
     }
+    return KARS_OK;
+}
+
+void
+kars__cycle_serve(kars_cycle_t *c)
+{
     for (kars_listener_t *l = c->listeners; l != NULL; l = l->next) {
         kars__http1_listen(l);
     }
-    return KARS_OK;
 }
 
 static void

@@ -32,8 +32,11 @@ kars_cycle_t *kars__cycle_bare(kars_err_t *err);
 int kars__cycle_add_module(kars_cycle_t *cycle, const char *dir,
                            kars_str_t name, kars_err_t *err);
 
-/* worker_start of every module, in load order, then listeners. */
+/* worker_start of every module, providers of services first. */
 int kars__cycle_start(kars_cycle_t *cycle, kars_err_t *err);
+
+/* Accepts connections from now on. */
+void kars__cycle_serve(kars_cycle_t *cycle);
 
 /* worker_stop in reverse, then all memory. */
 void kars__cycle_destroy(kars_cycle_t *cycle);

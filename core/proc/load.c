@@ -4,6 +4,7 @@
  */
 #include "proc/load.h"
 #include "base/parse.h"
+#include "conf/conf_image.h"
 #include "kars_config.h"
 #include "proc/cycle.h"
 #include "proc/module.h"
@@ -60,6 +61,10 @@ const kars_directive_t kars__main_directives[] = {
     { .name = "drain_timeout", .at = AT_MAIN, .type = KARS_T_MSEC,
       .offset = M(drain_timeout_ms), .dflt = "30s",
       .doc = "how long old workers may finish their requests" },
+    { .name = "drain_timeout", .key = "delay", .at = AT_MAIN,
+      .type = KARS_T_MSEC, .offset = M(drain_delay_ms), .dflt = "0s",
+      .doc = "on QUIT, how long connections are still taken while readyz "
+             "already fails, so that balancers notice" },
     { .name = "body_memory", .at = AT_MAIN, .type = KARS_T_SIZE,
       .offset = M(body_memory), .dflt = "64m",
       .doc = "held request bodies of one worker; above it reading pauses" },
@@ -558,13 +563,43 @@ load_asks(kars__load_t *l, kars_err_t *err)
     return KARS_OK;
 }
 
+/* The directives: of the files, or of the image that the first worker of this
+ * load made of them. */
+static int
+load_text(kars__load_t *l, const char *path, kars_err_t *err)
+{
+    kars_pool_t *pool = l->cycle->pool;
+    int fd = -1, rc;
+
+    if (l->channel != -1 && kars__ask(l->channel, KARS__ASK_CONF, KARS_STR(""),
+                                      0, &fd, NULL, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (fd != -1) {
+        rc = kars__conf_image_read(pool, fd, &l->root, err);
+        (void) close(fd);
+        return rc;
+    }
+    rc = kars__conf_parse(pool, path, &l->root, err);
+    if (rc != KARS_OK || l->channel == -1) {
+        return rc;
+    }
+    fd = kars__conf_image_make(l->root, err);
+    if (fd == -1) {
+        return KARS_ERROR;
+    }
+    rc = kars__give(l->channel, KARS__ASK_IMAGE, fd, err);
+    (void) close(fd);
+    return rc;
+}
+
 static int
 load_all(kars__load_t *l, const char *path, kars_err_t *err)
 {
     kars_cycle_t *c = l->cycle;
 
-    if (kars__conf_parse(c->pool, path, &l->root, err) != KARS_OK ||
-        load_main(l, err) != KARS_OK || load_asks(l, err) != KARS_OK ||
+    if (load_text(l, path, err) != KARS_OK || load_main(l, err) != KARS_OK ||
+        load_asks(l, err) != KARS_OK ||
         load_drop_privileges(l, err) != KARS_OK ||
         load_modules(l, err) != KARS_OK || load_outermost(l, err) != KARS_OK) {
         return KARS_ERROR;
@@ -573,6 +608,7 @@ load_all(kars__load_t *l, const char *path, kars_err_t *err)
     c->body_memory = l->main.body_memory;
     c->body_wait_ms = l->main.body_wait_ms;
     c->drain_timeout_ms = l->main.drain_timeout_ms;
+    c->drain_delay_ms = l->main.drain_delay_ms;
     if (kars__load_tree(l, err) != KARS_OK) {
         return KARS_ERROR;
     }

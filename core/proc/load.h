@@ -21,6 +21,7 @@ typedef struct {
     kars_str_t zone;
     uint64_t zone_size;
     uint64_t drain_timeout_ms;
+    uint64_t drain_delay_ms;
     uint64_t body_memory;
     uint64_t body_wait_ms;
 } kars__main_conf_t;

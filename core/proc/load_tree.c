@@ -59,6 +59,12 @@ tree_open_listener(kars__load_t *l, const kars__conf_node_t *node,
                       mode | index << 16, &li->fd, &more, &why) != KARS_OK) {
             return kars__conf_err(err, node, 1, "%s", why.text);
         }
+        if (li->addr.u.sa.sa_family == AF_UNSPEC && li->fd != -1) {
+            li->addr.len = sizeof(li->addr.u);
+            if (getsockname(li->fd, &li->addr.u.sa, &li->addr.len) == -1) {
+                return kars__conf_err(err, node, 1, "%s", strerror(errno));
+            }
+        }
         li->next = l->cycle->listeners;
         l->cycle->listeners = li;
     }

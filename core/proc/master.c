@@ -2,19 +2,18 @@
  * master.c - supervision. A load is one reading of the configuration and the
  * workers that serve it. Its first worker is also the checker: it says how many
  * there shall be, and only when it is READY the others of that load start; only
- * when all are READY the workers of the load before drain. A configuration that
- * does not load changes nothing.
+ * when all are READY they are told to serve, and the workers of the load before
+ * drain. A configuration that does not load changes nothing: its sockets did
+ * not listen yet, its workers had no connection.
  *
  * The master blocks in poll(2) on a signalfd and on the workers' channels; it
  * parses no configuration and loads no module (proc/plan.h).
  */
 #include "proc/master.h"
-#include "base/log.h"
 #include "base/pool.h"
-#include "base/shm.h"
 #include "base/str.h"
-#include "proc/listeners.h"
-#include "proc/plan.h"
+#include "proc/master_state.h"
+#include "proc/notify.h"
 #include "proc/worker.h"
 
 #include <errno.h>
@@ -28,45 +27,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MASTER_WORKERS    (2 * KARS__ZONE_WORKERS) /* those that drain too */
-#define MASTER_STOP_MS    5000                     /* TERM to KILL */
-#define MASTER_RESPAWN_MS 1000                     /* at most one a second */
+#define MASTER_STOP_MS    5000 /* TERM to KILL */
+#define MASTER_RESPAWN_MS 1000 /* at most one a second */
 
-enum { WORKER_FREE = 0, WORKER_STARTING, WORKER_READY, WORKER_DRAINING };
-
-typedef struct {
-    pid_t pid;
-    int channel;
-    uint64_t id; /* in the zone */
-    uint32_t state;
-    uint32_t load;
-    uint32_t slot; /* 0 to nslots - 1 of its load */
-} master_worker_t;
-
-typedef struct {
-    const char *conf_path;
-    int signals;
-    uint32_t loads;     /* begun so far */
-    uint32_t load;      /* the one that serves; 0: none yet */
-    uint32_t starting;  /* the one that is being started; 0: none */
-    uint32_t nslots;    /* of the load that serves */
-    uint32_t new_slots; /* of the one that is being started */
-    uint32_t stopping;  /* SIGQUIT or SIGTERM, once asked for */
-    uint64_t kill_at_ms;
-    uint64_t respawn_at_ms; /* 0: no */
-    uint32_t reload;        /* HUP came while one was starting */
-    int zone_fd;
-    uint64_t zone_size;
-    kars_zone_t *zone;
-    int exit_code;
-    char pid_path[512];
-    char new_pid_path[512];
-    master_worker_t workers[MASTER_WORKERS];
-    kars__listeners_t listeners;
-} master_t;
-
-static uint64_t
-master_now(void)
+uint64_t
+kars__master_now(void)
 {
     struct timespec ts;
 
@@ -74,25 +39,36 @@ master_now(void)
     return (uint64_t) ts.tv_sec * 1000 + (uint64_t) ts.tv_nsec / 1000000;
 }
 
+static void
+master_close(int *fd)
+{
+    if (*fd != -1) {
+        (void) close(*fd);
+        *fd = -1;
+    }
+}
+
 /* Workers. */
 
 static void
-master_child(master_t *m, int channel)
+master_child(kars__master_t *m, int channel)
 {
     sigset_t none;
 
     (void) sigemptyset(&none);
     (void) close(m->signals);
-    for (size_t i = 0; i < MASTER_WORKERS; i++) {
-        if (m->workers[i].state != WORKER_FREE) {
-            (void) close(m->workers[i].channel);
+    for (size_t i = 0; i < KARS__MASTER_WORKERS; i++) {
+        if (m->keep.workers[i].state != KARS__WORKER_FREE) {
+            (void) close(m->keep.workers[i].channel);
         }
     }
-    kars__listeners_close(&m->listeners, 0); /* ours, not the master's */
-    if (m->zone_fd != -1) {
-        (void) close(m->zone_fd);
+    kars__listeners_close(&m->keep.listeners, 0); /* ours, not the master's */
+    if (m->keep.zone_fd != -1) {
+        (void) close(m->keep.zone_fd);
         kars__zone_unmap(m->zone);
     }
+    master_close(&m->keep.image_fd);
+    master_close(&m->new_image_fd);
 
     int code = kars__worker_run(m->conf_path, channel);
 
@@ -101,19 +77,19 @@ master_child(master_t *m, int channel)
 }
 
 static int
-master_spawn(master_t *m, uint32_t load, uint32_t slot)
+master_spawn(kars__master_t *m, uint32_t load, uint32_t slot)
 {
     int pair[2];
-    master_worker_t *w = NULL;
+    kars__master_worker_t *w = NULL;
 
-    for (size_t i = 0; i < MASTER_WORKERS && w == NULL; i++) {
-        if (m->workers[i].state == WORKER_FREE) {
-            w = &m->workers[i];
+    for (size_t i = 0; i < KARS__MASTER_WORKERS && w == NULL; i++) {
+        if (m->keep.workers[i].state == KARS__WORKER_FREE) {
+            w = &m->keep.workers[i];
         }
     }
     if (w == NULL) {
         kars__log(KARS_LOG_ERR, "master: %u workers drain already, no more",
-                  MASTER_WORKERS);
+                  KARS__MASTER_WORKERS);
         return KARS_ERROR;
     }
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == -1) {
@@ -137,30 +113,31 @@ master_spawn(master_t *m, uint32_t load, uint32_t slot)
     memset(w, 0, sizeof(*w));
     w->pid = pid;
     w->channel = pair[0];
-    w->state = WORKER_STARTING;
+    w->state = KARS__WORKER_STARTING;
     w->load = load;
     w->slot = slot;
     return KARS_OK;
 }
 
 static int
-master_count(const master_t *m, uint32_t state)
+master_count(const kars__master_t *m, uint32_t state)
 {
     int n = 0;
 
-    for (size_t i = 0; i < MASTER_WORKERS; i++) {
-        n += m->workers[i].state == state;
+    for (size_t i = 0; i < KARS__MASTER_WORKERS; i++) {
+        n += m->keep.workers[i].state == state;
     }
     return n;
 }
 
 /* Begins a load: its first worker says what the others need to know. */
 static int
-master_begin(master_t *m)
+master_begin(kars__master_t *m)
 {
-    m->starting = ++m->loads;
+    m->starting = ++m->keep.loads;
     m->new_slots = 1;
     m->new_pid_path[0] = '\0';
+    master_close(&m->new_image_fd);
     if (master_spawn(m, m->starting, 0) != KARS_OK) {
         m->starting = 0;
         return KARS_ERROR;
@@ -169,7 +146,7 @@ master_begin(master_t *m)
 }
 
 static void
-master_reload(master_t *m)
+master_reload(kars__master_t *m)
 {
     if (m->stopping != 0) {
         return;
@@ -182,76 +159,10 @@ master_reload(master_t *m)
     (void) master_begin(m);
 }
 
-/* What a worker asks for. */
-
-static uint32_t
-master_slots(const master_t *m, const master_worker_t *w)
-{
-    return w->load == m->starting ? m->new_slots : m->nslots;
-}
-
-static int
-master_listener(master_t *m, master_worker_t *w, kars__ask_t *ask)
-{
-    kars_err_t err = KARS_ERR_INIT;
-    int more = 0;
-    int fd = kars__listeners_get(
-        &m->listeners, ask->text, w->slot, master_slots(m, w),
-        (uint32_t) (ask->number >> 16), (uint32_t) (ask->number & 0xffff),
-        w->load, &more, &err);
-
-    if (fd == -1) {
-        ask->error = EADDRNOTAVAIL;
-        memcpy(ask->text, err.text, sizeof(err.text));
-    }
-    ask->number = (uint64_t) more;
-    return fd;
-}
-
-static int
-master_zone(master_t *m, master_worker_t *w, kars__ask_t *ask)
-{
-    kars_err_t err = KARS_ERR_INIT;
-
-    if (m->zone_fd != -1 && m->zone_size != ask->number) {
-        kars__log(KARS_LOG_WARN,
-                  "master: the zone keeps its %llu bytes until a restart",
-                  (unsigned long long) m->zone_size);
-    }
-    if (m->zone_fd == -1) {
-        m->zone_fd = kars__zone_make((size_t) ask->number, &err);
-        m->zone = m->zone_fd != -1 ? kars__zone_map(m->zone_fd, &err) : NULL;
-        m->zone_size = ask->number;
-    }
-    if (m->zone == NULL) {
-        ask->error = ENOMEM;
-        memcpy(ask->text, err.text, sizeof(err.text));
-        return -1;
-    }
-    w->id = kars__zone_worker_new(m->zone);
-    ask->number = w->id;
-    return m->zone_fd;
-}
-
-static int
-master_open(kars__ask_t *ask)
-{
-    char path[sizeof(ask->text)];
-    int fd = ask->kind == KARS__ASK_LOG
-                 ? kars__open_log(ask->text)
-                 : open(ask->text, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-
-    if (fd == -1) {
-        ask->error = errno;
-        memcpy(path, ask->text, sizeof(path));
-        (void) snprintf(ask->text, sizeof(ask->text), "open \"%.300s\": %s",
-                        path, strerror(ask->error));
-    }
-    return fd;
-}
+/* Loads. */
 
 static void
-master_write_pid(master_t *m, const char *path)
+master_write_pid(kars__master_t *m, const char *path)
 {
     char text[24];
     int n = snprintf(text, sizeof(text), "%d\n", (int) getpid());
@@ -260,10 +171,10 @@ master_write_pid(master_t *m, const char *path)
     if (path[0] == '\0') {
         return;
     }
-    if (m->pid_path[0] != '\0' && strcmp(m->pid_path, path) != 0) {
-        (void) unlink(m->pid_path);
+    if (m->keep.pid_path[0] != '\0' && strcmp(m->keep.pid_path, path) != 0) {
+        (void) unlink(m->keep.pid_path);
     }
-    memcpy(m->pid_path, path, sizeof(m->pid_path));
+    memcpy(m->keep.pid_path, path, sizeof(m->keep.pid_path));
     fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd == -1 || write(fd, text, (size_t) n) != n) {
         kars__log(KARS_LOG_ERR, "master: write pid \"%s\": %s", path,
@@ -275,73 +186,115 @@ master_write_pid(master_t *m, const char *path)
 }
 
 static int
-master_count_ready(const master_t *m, uint32_t load)
+master_count_ready(const kars__master_t *m, uint32_t load)
 {
     int n = 0;
 
-    for (size_t i = 0; i < MASTER_WORKERS; i++) {
-        n += m->workers[i].state == WORKER_READY && m->workers[i].load == load;
+    for (size_t i = 0; i < KARS__MASTER_WORKERS; i++) {
+        n += m->keep.workers[i].state == KARS__WORKER_READY &&
+             m->keep.workers[i].load == load;
     }
     return n;
 }
 
-/* The whole load serves: those before it drain, what nobody wants is closed. */
+/* For a worker without connections. One that is starting waits for answers,
+ * with its signals blocked. */
 static void
-master_serves(master_t *m)
+master_cut(kars__master_worker_t *w)
 {
-    m->load = m->starting;
-    m->starting = 0;
-    m->nslots = m->new_slots;
-    master_write_pid(m, m->new_pid_path);
-    kars__listeners_keep(&m->listeners, m->load);
-    for (size_t i = 0; i < MASTER_WORKERS; i++) {
-        master_worker_t *o = &m->workers[i];
-
-        if (o->load != m->load && o->state == WORKER_READY) {
-            o->state = WORKER_DRAINING;
-            (void) kill(o->pid, SIGQUIT);
-        }
-    }
-    kars__log(KARS_LOG_NOTICE, "master: serving workers=%u", m->nslots);
-    if (m->reload) {
-        master_reload(m);
-    }
+    (void) kill(w->pid, w->state == KARS__WORKER_STARTING ? SIGKILL : SIGTERM);
+    w->state = KARS__WORKER_DRAINING;
 }
 
 /* A load that does not come to stand is taken back as a whole. */
 static void
-master_abandon(master_t *m)
+master_abandon(kars__master_t *m)
 {
     uint32_t load = m->starting;
 
     m->starting = 0;
-    for (size_t i = 0; i < MASTER_WORKERS; i++) {
-        master_worker_t *w = &m->workers[i];
+    for (size_t i = 0; i < KARS__MASTER_WORKERS; i++) {
+        kars__master_worker_t *w = &m->keep.workers[i];
 
-        if (w->state != WORKER_FREE && w->load == load) {
-            w->state = WORKER_DRAINING;
-            (void) kill(w->pid, SIGTERM);
+        if (w->state != KARS__WORKER_FREE && w->load == load) {
+            master_cut(w);
         }
     }
-    kars__listeners_drop(&m->listeners, load);
-    if (m->load == 0) {
+    master_close(&m->new_image_fd);
+    kars__listeners_drop(&m->keep.listeners, load);
+    if (m->keep.load == 0) {
         m->exit_code = 1;
         m->stopping = SIGTERM;
         return;
     }
     kars__log(KARS_LOG_ERR, "master: the new configuration does not load; the "
                             "running one stays");
+    kars__notify("READY=1\nSTATUS=the last reload was refused, see the log");
     if (m->reload) {
         master_reload(m);
     }
 }
 
 static void
-master_ready(master_t *m, master_worker_t *w)
+master_tell(const kars__master_worker_t *w, uint32_t what)
 {
-    w->state = WORKER_READY;
+    kars__ask_t m = { .kind = what };
+
+    (void) kars__ask_send(w->channel, &m,
+                          -1); /* a worker that died is reaped */
+}
+
+/* The whole load serves: those before it drain, what nobody wants is closed. */
+static void
+master_serves(kars__master_t *m)
+{
+    kars_err_t err = KARS_ERR_INIT;
+
+    if (kars__listeners_on(&m->keep.listeners, m->starting, &err) != KARS_OK) {
+        kars__log(KARS_LOG_ERR, "master: %s", err.text);
+        master_abandon(m);
+        return;
+    }
+    m->keep.load = m->starting;
+    m->starting = 0;
+    m->keep.nslots = m->new_slots;
+    master_close(&m->keep.image_fd);
+    m->keep.image_fd = m->new_image_fd;
+    m->new_image_fd = -1;
+    master_write_pid(m, m->new_pid_path);
+    for (size_t i = 0; i < KARS__MASTER_WORKERS; i++) {
+        kars__master_worker_t *w = &m->keep.workers[i];
+
+        if (w->state == KARS__WORKER_READY && w->load == m->keep.load) {
+            master_tell(w, KARS__TELL_SERVE);
+        }
+    }
+    kars__listeners_keep(&m->keep.listeners, m->keep.load);
+    for (size_t i = 0; i < KARS__MASTER_WORKERS; i++) {
+        kars__master_worker_t *o = &m->keep.workers[i];
+
+        if (o->load != m->keep.load && o->state == KARS__WORKER_READY) {
+            o->state = KARS__WORKER_DRAINING;
+            (void) kill(o->pid, SIGQUIT);
+        }
+    }
+    kars__log(KARS_LOG_NOTICE, "master: serving workers=%u", m->keep.nslots);
+    kars__notify("READY=1\nSTATUS=serving");
+    if (m->reload) {
+        master_reload(m);
+    }
+}
+
+static void
+master_ready(kars__master_t *m, kars__master_worker_t *w)
+{
+    w->state = KARS__WORKER_READY;
+    if (m->stopping != 0) {
+        return;
+    }
     if (w->load != m->starting) {
-        return; /* it took the place of one that died */
+        master_tell(w, KARS__TELL_SERVE); /* in the place of one that died */
+        return;
     }
     for (uint32_t slot = 1; w->slot == 0 && slot < m->new_slots; slot++) {
         if (master_spawn(m, w->load, slot) != KARS_OK) {
@@ -355,66 +308,28 @@ master_ready(master_t *m, master_worker_t *w)
 }
 
 static void
-master_answer(master_t *m, master_worker_t *w, kars__ask_t *ask)
-{
-    int fd = -1;
-    int ours = 0; /* the fd goes after it was passed */
-
-    ask->error = 0;
-    switch (ask->kind) {
-    case KARS__ASK_LISTEN:
-        fd = master_listener(m, w, ask);
-        break;
-    case KARS__ASK_ZONE:
-        fd = master_zone(m, w, ask);
-        break;
-    case KARS__ASK_LOG:
-    case KARS__ASK_SECRET:
-        fd = master_open(ask);
-        ours = 1;
-        break;
-    case KARS__ASK_PID:
-        if (w->load == m->starting) {
-            memcpy(m->new_pid_path, ask->text, sizeof(m->new_pid_path));
-        }
-        break;
-    case KARS__ASK_WORKERS:
-        if (w->load == m->starting && w->slot == 0) {
-            m->new_slots = (uint32_t) ask->number;
-        }
-        break;
-    case KARS__ASK_READY:
-        master_ready(m, w);
-        return;
-    default:
-        ask->error = EINVAL;
-        break;
-    }
-    (void) kars__ask_send(w->channel, ask, fd);
-    if (ours && fd != -1) {
-        (void) close(fd);
-    }
-}
-
-static void
-master_channel(master_t *m, master_worker_t *w)
+master_channel(kars__master_t *m, kars__master_worker_t *w)
 {
     kars__ask_t ask;
     int fd;
     int rc = kars__ask_recv(w->channel, &ask, &fd);
 
+    if (rc == KARS_OK && w->state == KARS__WORKER_STARTING) {
+        if (ask.kind == KARS__ASK_READY) {
+            master_ready(m, w);
+        } else {
+            kars__master_answer(m, w, &ask, fd);
+        }
+    }
     if (fd != -1) {
         (void) close(fd);
-    }
-    if (rc == KARS_OK && w->state == WORKER_STARTING) {
-        master_answer(m, w, &ask);
     }
 }
 
 /* Ends. */
 
 static void
-master_gone(master_t *m, master_worker_t *w, int status)
+master_gone(kars__master_t *m, kars__master_worker_t *w, int status)
 {
     uint32_t state = w->state;
 
@@ -422,10 +337,13 @@ master_gone(master_t *m, master_worker_t *w, int status)
         kars__zone_worker_gone(m->zone, w->id);
     }
     (void) close(w->channel);
-    w->state = WORKER_FREE;
+    w->state = KARS__WORKER_FREE;
     w->channel = -1;
 
-    if (WIFSIGNALED(status) && m->stopping == 0) {
+    int cut = state == KARS__WORKER_DRAINING && WIFSIGNALED(status) &&
+              WTERMSIG(status) == SIGKILL; /* by us */
+
+    if (WIFSIGNALED(status) && m->stopping == 0 && !cut) {
         kars__log(KARS_LOG_ERR, "master: worker=%d died signal=%d",
                   (int) w->pid, WTERMSIG(status));
     }
@@ -434,26 +352,30 @@ master_gone(master_t *m, master_worker_t *w, int status)
     }
     if (m->starting != 0 && w->load == m->starting) {
         master_abandon(m);
-    } else if (w->load == m->load && state != WORKER_DRAINING) {
+    } else if (w->load == m->keep.load && state != KARS__WORKER_DRAINING) {
         kars__log(KARS_LOG_ERR, "master: worker=%d ended, starting another",
                   (int) w->pid);
         m->respawn_at_ms =
-            master_now() + (state == WORKER_STARTING ? MASTER_RESPAWN_MS : 0);
+            kars__master_now() +
+            (state == KARS__WORKER_STARTING ? MASTER_RESPAWN_MS : 0);
     }
 }
 
 static void
-master_reap(master_t *m)
+master_reap(kars__master_t *m)
 {
     int status;
     pid_t pid;
 
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-        for (size_t i = 0; i < MASTER_WORKERS; i++) {
-            master_worker_t *w = &m->workers[i];
+        if (kars__upgrade_child(m, pid, status)) {
+            continue;
+        }
+        for (size_t i = 0; i < KARS__MASTER_WORKERS; i++) {
+            kars__master_worker_t *w = &m->keep.workers[i];
 
-            if (w->state != WORKER_FREE && w->pid == pid) {
-                if (w->state == WORKER_STARTING) {
+            if (w->state != KARS__WORKER_FREE && w->pid == pid) {
+                if (w->state == KARS__WORKER_STARTING) {
                     master_channel(m, w); /* READY may still be in there */
                 }
                 master_gone(m, w, status);
@@ -463,46 +385,49 @@ master_reap(master_t *m)
 }
 
 static void
-master_signal_all(master_t *m, int signum)
+master_signal_all(kars__master_t *m, int signum)
 {
-    for (size_t i = 0; i < MASTER_WORKERS; i++) {
-        if (m->workers[i].state != WORKER_FREE) {
-            (void) kill(m->workers[i].pid, signum);
+    for (size_t i = 0; i < KARS__MASTER_WORKERS; i++) {
+        if (m->keep.workers[i].state != KARS__WORKER_FREE) {
+            (void) kill(m->keep.workers[i].pid, signum);
         }
     }
 }
 
-/* No successor will take the idle connections: they are closed at once. */
+/* No load comes after theirs. */
 static void
-master_tell_last(master_t *m)
+master_tell_end(kars__master_t *m)
 {
-    kars__ask_t last = { 0 };
+    for (size_t i = 0; i < KARS__MASTER_WORKERS; i++) {
+        kars__master_worker_t *w = &m->keep.workers[i];
 
-    for (size_t i = 0; i < MASTER_WORKERS; i++) {
-        if (m->workers[i].state != WORKER_FREE) {
-            (void) kars__ask_send(m->workers[i].channel, &last, -1);
+        if (w->state == KARS__WORKER_STARTING) {
+            master_cut(w);
+        } else if (w->state != KARS__WORKER_FREE) {
+            master_tell(w, KARS__TELL_END);
         }
     }
 }
 
 static void
-master_stop(master_t *m, int signum)
+master_stop(kars__master_t *m, int signum)
 {
     kars__log(KARS_LOG_NOTICE, "master: %s",
               signum == SIGQUIT ? "draining" : "stopping");
     m->stopping = (uint32_t) signum;
     m->respawn_at_ms = 0;
-    kars__listeners_close(&m->listeners, 1);
-    master_signal_all(m, signum);
+    kars__notify("STOPPING=1");
+    kars__listeners_close(&m->keep.listeners, 1);
     if (signum == SIGQUIT) {
-        master_tell_last(m);
+        master_tell_end(m);
     } else {
-        m->kill_at_ms = master_now() + MASTER_STOP_MS;
+        master_signal_all(m, signum);
+        m->kill_at_ms = kars__master_now() + MASTER_STOP_MS;
     }
 }
 
 static void
-master_signal(master_t *m)
+master_signal(kars__master_t *m)
 {
     struct signalfd_siginfo info;
 
@@ -513,7 +438,11 @@ master_signal(master_t *m)
             break;
         case SIGHUP:
             kars__log(KARS_LOG_NOTICE, "master: loading the configuration");
+            kars__notify_reloading();
             master_reload(m);
+            break;
+        case SIGUSR2:
+            kars__upgrade_want(m);
             break;
         case SIGQUIT:
             if (m->stopping == 0) {
@@ -530,12 +459,16 @@ master_signal(master_t *m)
 }
 
 static int
-master_timeout(master_t *m)
+master_timeout(kars__master_t *m)
 {
-    uint64_t at = m->kill_at_ms != 0 ? m->kill_at_ms : m->respawn_at_ms;
-    uint64_t now = master_now();
+    uint64_t due[] = { m->kill_at_ms, m->respawn_at_ms,
+                       kars__upgrade_due_ms(m) };
+    uint64_t at = UINT64_MAX, now = kars__master_now();
 
-    if (at == 0) {
+    for (size_t i = 0; i < KARS_NELTS(due); i++) {
+        at = due[i] != 0 && due[i] < at ? due[i] : at;
+    }
+    if (at == UINT64_MAX) {
         return -1;
     }
     return at > now ? (int) (at - now) : 0;
@@ -543,27 +476,29 @@ master_timeout(master_t *m)
 
 /* Workers for the slots whose worker died. */
 static void
-master_refill(master_t *m)
+master_refill(kars__master_t *m)
 {
-    for (uint32_t slot = 0; slot < m->nslots; slot++) {
+    for (uint32_t slot = 0; slot < m->keep.nslots; slot++) {
         size_t i = 0;
 
-        while (i < MASTER_WORKERS &&
-               (m->workers[i].state == WORKER_FREE ||
-                m->workers[i].state == WORKER_DRAINING ||
-                m->workers[i].load != m->load || m->workers[i].slot != slot)) {
+        while (i < KARS__MASTER_WORKERS &&
+               (m->keep.workers[i].state == KARS__WORKER_FREE ||
+                m->keep.workers[i].state == KARS__WORKER_DRAINING ||
+                m->keep.workers[i].load != m->keep.load ||
+                m->keep.workers[i].slot != slot)) {
             i++;
         }
-        if (i == MASTER_WORKERS && master_spawn(m, m->load, slot) != KARS_OK) {
-            m->respawn_at_ms = master_now() + MASTER_RESPAWN_MS;
+        if (i == KARS__MASTER_WORKERS &&
+            master_spawn(m, m->keep.load, slot) != KARS_OK) {
+            m->respawn_at_ms = kars__master_now() + MASTER_RESPAWN_MS;
         }
     }
 }
 
 static void
-master_due(master_t *m)
+master_due(kars__master_t *m)
 {
-    uint64_t now = master_now();
+    uint64_t now = kars__master_now();
 
     if (m->kill_at_ms != 0 && now >= m->kill_at_ms) {
         kars__log(KARS_LOG_WARN, "master: workers do not stop, killing them");
@@ -577,20 +512,20 @@ master_due(master_t *m)
 }
 
 static void
-master_loop(master_t *m)
+master_loop(kars__master_t *m)
 {
     while (m->stopping == 0 ||
-           master_count(m, WORKER_FREE) < (int) MASTER_WORKERS) {
-        struct pollfd fds[MASTER_WORKERS + 1];
-        master_worker_t *of[MASTER_WORKERS + 1];
+           master_count(m, KARS__WORKER_FREE) < (int) KARS__MASTER_WORKERS) {
+        struct pollfd fds[KARS__MASTER_WORKERS + 1];
+        kars__master_worker_t *of[KARS__MASTER_WORKERS + 1];
         nfds_t n = 0;
 
         fds[n++] = (struct pollfd){ .fd = m->signals, .events = POLLIN };
-        for (size_t i = 0; i < MASTER_WORKERS; i++) {
+        for (size_t i = 0; i < KARS__MASTER_WORKERS; i++) {
             /* After READY a worker says no more; its end is a SIGCHLD. */
-            if (m->workers[i].state == WORKER_STARTING) {
-                of[n] = &m->workers[i];
-                fds[n++] = (struct pollfd){ .fd = m->workers[i].channel,
+            if (m->keep.workers[i].state == KARS__WORKER_STARTING) {
+                of[n] = &m->keep.workers[i];
+                fds[n++] = (struct pollfd){ .fd = m->keep.workers[i].channel,
                                             .events = POLLIN };
             }
         }
@@ -607,6 +542,7 @@ master_loop(master_t *m)
             master_signal(m);
         }
         master_due(m);
+        kars__upgrade_step(m);
     }
 }
 
@@ -623,36 +559,89 @@ master_signals(void)
     (void) sigaddset(&set, SIGQUIT);
     (void) sigaddset(&set, SIGTERM);
     (void) sigaddset(&set, SIGINT);
+    (void) sigaddset(&set, SIGUSR2);
     (void) sigprocmask(SIG_BLOCK, &set, NULL);
     return signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 }
 
 static void
-master_end(master_t *m)
+master_end(kars__master_t *m)
 {
-    kars__listeners_close(&m->listeners, 1);
-    if (m->pid_path[0] != '\0') {
-        (void) unlink(m->pid_path);
+    kars__listeners_close(&m->keep.listeners, 1);
+    if (m->keep.pid_path[0] != '\0') {
+        (void) unlink(m->keep.pid_path);
     }
-    if (m->zone_fd != -1) {
+    if (m->keep.zone_fd != -1) {
         kars__zone_unmap(m->zone);
-        (void) close(m->zone_fd);
+        (void) close(m->keep.zone_fd);
     }
     (void) close(m->signals);
 }
 
-int
-kars__master_run(const char *conf_path)
+/* OK where another binary handed over its workers, DONE where none did. */
+static int
+master_take_over(kars__master_t *m, kars_err_t *err)
 {
-    master_t *m = kars__alloc(sizeof(*m));
+    int rc = kars__takeover_read(&m->keep, err);
+
+    if (rc != KARS_OK) {
+        return rc;
+    }
+    if (m->keep.zone_fd != -1) {
+        kars_err_t why = KARS_ERR_INIT;
+
+        m->zone = kars__zone_map(m->keep.zone_fd, &why);
+        if (m->zone == NULL) {
+            kars__log(KARS_LOG_WARN, "master: shared state starts anew: %s",
+                      why.text);
+            master_close(&m->keep.zone_fd);
+        }
+    }
+    kars__log(KARS_LOG_NOTICE, "master: took over workers=%u", m->keep.nslots);
+    master_reap(m); /* the signal of one that died meanwhile may be gone */
+    return KARS_OK;
+}
+
+static int
+master_begin_all(kars__master_t *m, char **argv, kars_err_t *err)
+{
+    int rc;
+
+    if (kars__takeover_binary(argv[0], m->binary, sizeof(m->binary)) !=
+        KARS_OK) {
+        return kars__err(err, errno, "where is %s", argv[0]);
+    }
+    m->signals = master_signals();
+    if (m->signals == -1) {
+        return kars__err(err, errno, "signals");
+    }
+    rc = master_take_over(m, err);
+    if (rc == KARS_ERROR ||
+        (rc == KARS_DONE &&
+         kars__listeners_inherit(&m->keep.listeners, err) != KARS_OK)) {
+        return KARS_ERROR;
+    }
+    return master_begin(m);
+}
+
+int
+kars__master_run(const char *conf_path, char **argv)
+{
+    kars__master_t *m = kars__alloc(sizeof(*m));
+    kars_err_t err = KARS_ERR_INIT;
 
     if (m == NULL) {
         return 1;
     }
     m->conf_path = conf_path;
-    m->zone_fd = -1;
-    m->signals = master_signals();
-    if (m->signals == -1 || master_begin(m) != KARS_OK) {
+    m->argv = argv;
+    m->keep.zone_fd = -1;
+    m->keep.image_fd = -1;
+    m->new_image_fd = -1;
+    if (master_begin_all(m, argv, &err) != KARS_OK) {
+        if (err.text[0] != '\0') {
+            (void) fprintf(stderr, "kars-router: %s\n", err.text);
+        }
         kars__free(m);
         return 1;
     }
@@ -663,4 +652,19 @@ kars__master_run(const char *conf_path)
 
     kars__free(m);
     return code;
+}
+
+int
+kars__master_takeover_check(void)
+{
+    kars_err_t err = KARS_ERR_INIT;
+    kars__keep_t *keep = kars__alloc(sizeof(*keep));
+    int rc = keep != NULL ? kars__takeover_read(keep, &err) : KARS_ERROR;
+
+    kars__free(keep);
+    if (rc != KARS_OK) {
+        (void) fprintf(stderr, "kars-router: %s\n",
+                       rc == KARS_DONE ? "nothing is handed over" : err.text);
+    }
+    return rc == KARS_OK ? 0 : 1;
 }

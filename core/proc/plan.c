@@ -87,13 +87,18 @@ kars__listen_addr(kars_str_t address, kars__addr_t *ret, kars_err_t *err)
     if (kars__addr_unix(address, ret) == KARS_OK) {
         return KARS_OK;
     }
+    if (kars_str_starts(address, KARS_STR("fd:")) && address.len > 3) {
+        memset(ret, 0, sizeof(*ret));
+        return KARS_OK;
+    }
     if (kars__parse_hostport(address, &at) != KARS_OK ||
         kars__addr_literal(
             kars_str_eq(at.host, KARS_STR("*")) ? KARS_STR("0.0.0.0") : at.host,
             at.port, ret) != KARS_OK) {
         return kars__err(err, 0,
-                         "expected an address such as 127.0.0.1:8443, *:8443 "
-                         "or unix:/run/kars/admin.sock, got \"%.*s\"",
+                         "expected an address such as 127.0.0.1:8443, "
+                         "*:8443, unix:/run/kars/admin.sock or fd:NAME, got "
+                         "\"%.*s\"",
                          KARS_STR_ARG(address));
     }
     return KARS_OK;
@@ -187,12 +192,18 @@ kars__open_listener(kars_str_t address, uint32_t mode, int is_first,
     int rc = bind(fd, &addr.u.sa, addr.len);
 
     (void) umask(mask);
-    if (rc == -1 || listen(fd, PLAN_BACKLOG) == -1) {
+    if (rc == -1) {
         (void) kars__err(err, errno, "listen on %.*s", KARS_STR_ARG(address));
         (void) close(fd);
         return -1;
     }
     return fd;
+}
+
+int
+kars__listen_on(int fd)
+{
+    return listen(fd, PLAN_BACKLOG);
 }
 
 int
@@ -251,6 +262,19 @@ kars__ask(int channel, uint32_t kind, kars_str_t text, uint64_t number,
     }
     if (ret_number != NULL) {
         *ret_number = m.number;
+    }
+    return KARS_OK;
+}
+
+int
+kars__give(int channel, uint32_t kind, int fd, kars_err_t *err)
+{
+    kars__ask_t m = { .kind = kind };
+    int reply_fd;
+
+    if (kars__ask_send(channel, &m, fd) != KARS_OK ||
+        kars__ask_recv(channel, &m, &reply_fd) != KARS_OK || m.error != 0) {
+        return kars__err(err, 0, "the master does not take what it is given");
     }
     return KARS_OK;
 }

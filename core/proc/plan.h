@@ -22,7 +22,14 @@ enum {
     KARS__ASK_LOG,        /* text: path; reply: fd */
     KARS__ASK_SECRET,     /* text: path; reply: fd */
     KARS__ASK_PID,        /* text: path; written once READY */
-    KARS__ASK_READY,      /* the worker serves */
+    KARS__ASK_CONF,       /* reply: the image of the load's configuration, or
+                           * no fd: this is the worker that makes it */
+    KARS__ASK_IMAGE,      /* with an fd: that image */
+    KARS__ASK_READY,      /* loaded and started: it could serve */
+
+    /* From the master, without a reply. */
+    KARS__TELL_SERVE, /* the whole load is ready: accept from now on */
+    KARS__TELL_END,   /* no load comes after yours: drain, close what is idle */
 };
 
 /* One message, either way. */
@@ -47,14 +54,20 @@ int kars__ask_recv(int channel, kars__ask_t *ret, int *ret_fd);
 int kars__ask(int channel, uint32_t kind, kars_str_t text, uint64_t number,
               int *ret_fd, uint64_t *ret_number, kars_err_t *err);
 
+/* Hands the master a descriptor, which stays the caller's too. */
+int kars__give(int channel, uint32_t kind, int fd, kars_err_t *err);
+
 /* What the master does for one message. Shared with kars__ask() above. */
-/* is_first: nobody else may have this TCP address (SO_REUSEPORT would share it
- * without a word). */
+/* A bound socket that does not listen yet. is_first: nobody else may have this
+ * TCP address (SO_REUSEPORT would share it without a word). */
 int kars__open_listener(kars_str_t address, uint32_t mode, int is_first,
                         kars_err_t *err);
+int kars__listen_on(int fd); /* connections queue from now on; -1 and errno */
 int kars__open_log(const char *path);
 
-/* "127.0.0.1:8443", "[::1]:8443", "*:8443", "unix:/path". */
+/* "127.0.0.1:8443", "[::1]:8443", "*:8443", "unix:/path". "fd:NAME" is a socket
+ * that the master was started with; its family is known when it is opened:
+ * AF_UNSPEC. */
 int kars__listen_addr(kars_str_t address, kars__addr_t *ret, kars_err_t *err);
 
 #endif

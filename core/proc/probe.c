@@ -97,7 +97,7 @@ probe_listener(const kars__conf_node_t *n, int *found, kars__addr_t *ret,
             *ret = a;
             return KARS_DONE;
         }
-    } else if (!*found) {
+    } else if (!*found && a.u.sa.sa_family != AF_UNSPEC) { /* not fd:NAME */
         probe_loopback(&a);
         *ret = a;
         *found = 1;

@@ -1,6 +1,8 @@
 /*
- * worker.c - a worker's life. SIGQUIT: finish what is open, then end; SIGTERM
- * and SIGINT: end now; the channel's end (the master died): as SIGTERM.
+ * worker.c - a worker's life. It says READY once it could serve and accepts
+ * when the master tells it to, which is when the whole load is ready. SIGQUIT:
+ * finish what is open, then end; SIGTERM and SIGINT: end now; the channel's end
+ * (the master died): as SIGTERM.
  */
 #include "proc/worker.h"
 #include "proc/cycle.h"
@@ -18,6 +20,7 @@ typedef struct {
     kars__signal_t sig_term;
     kars__signal_t sig_int;
     kars__timer_t drain_timer;
+    kars__timer_t delay_timer;
 } worker_t;
 
 static worker_t worker;
@@ -76,10 +79,46 @@ worker_term(kars__signal_t *sig)
     worker_stop();
 }
 
-/*
- * The master speaks through the channel only by closing it, or by one message
- * that says: no successor waits for your idle connections, close them too.
- */
+static void
+worker_delay_over(kars__timer_t *t)
+{
+    worker_drain(1);
+}
+
+/* The router stops, and nobody comes after. A worker that drains already does
+ * not accept any more: there is nothing to be late for. */
+static void
+worker_end(void)
+{
+    kars_cycle_t *c = worker.cycle;
+
+    c->ending = 1;
+    if (c->draining || c->drain_delay_ms == 0) {
+        worker_drain(1);
+        return;
+    }
+    worker.delay_timer.fn = worker_delay_over;
+    kars__timer_start(c->loop, &worker.delay_timer, c->drain_delay_ms);
+}
+
+static void
+worker_told(const kars__ask_t *m)
+{
+    switch (m->kind) {
+    case KARS__TELL_SERVE:
+        if (!worker.cycle->draining) {
+            kars__cycle_serve(worker.cycle);
+        }
+        break;
+    case KARS__TELL_END:
+        worker_end();
+        break;
+    default:
+        kars__log(KARS_LOG_ERR, "worker: the master said %u", m->kind);
+        break;
+    }
+}
+
 static void
 worker_channel(kars__io_t *io, uint32_t events)
 {
@@ -91,7 +130,7 @@ worker_channel(kars__io_t *io, uint32_t events)
         (void) close(fd);
     }
     if (rc == KARS_OK) {
-        worker_drain(1);
+        worker_told(&m);
         return;
     }
     if (rc == KARS_AGAIN) {
@@ -131,6 +170,7 @@ worker_serve(kars_cycle_t *c, int channel)
     kars__loop_run(c->loop);
 
     kars__timer_stop(c->loop, &worker.drain_timer);
+    kars__timer_stop(c->loop, &worker.delay_timer);
     kars__io_want(&worker.channel_io, 0);
     kars__signal_stop(c->loop, &worker.sig_quit);
     kars__signal_stop(c->loop, &worker.sig_term);

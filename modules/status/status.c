@@ -41,6 +41,9 @@ status_text(kars_req_t *r, int status, kars_str_t text)
 static int
 status_readyz(kars_req_t *r)
 {
+    if (kars_cycle_ending(kars_req_cycle(r))) {
+        return status_text(r, 503, KARS_STR("not ready — stopping"));
+    }
     if (status_audit != NULL && !status_audit->healthy(kars_req_cycle(r))) {
         return status_text(r, 503, KARS_STR("not ready — audit cannot write"));
     }

@@ -177,16 +177,18 @@ class Router:
 
     def __init__(self, site: Site, conf: str,
                  preexec: Callable[[], None] | None = None,
-                 binary: Path = BINARY) -> None:
+                 binary: Path = BINARY, through: tuple[str, ...] = (),
+                 env: dict[str, str] | None = None,
+                 pass_fds: tuple[int, ...] = ()) -> None:
         self.site = site
         self.address = ("127.0.0.1", site.port)
         site.conf.write_text(conf)
         self._log = site.dir / f"log.{time.monotonic_ns()}"
         with self._log.open("wb") as out:
             self.process = subprocess.Popen(
-                [str(binary), "-c", str(site.conf)], stdout=out, stderr=out,
-                stdin=subprocess.DEVNULL, env=ENV, start_new_session=True,
-                preexec_fn=preexec)
+                [*through, str(binary), "-c", str(site.conf)], stdout=out,
+                stderr=out, stdin=subprocess.DEVNULL, env={**ENV, **(env or {})},
+                start_new_session=True, pass_fds=pass_fds, preexec_fn=preexec)
         self.stopped = False
         self.generation = 0
         try:
@@ -230,6 +232,15 @@ class Router:
         for _ in range(3):
             wait_for("the new configuration answers",
                      lambda: self.ask("GET", path).status == 200)
+
+    def upgrade(self) -> None:
+        """USR2, and returns when the binary that took over serves."""
+        took = self.log().count("master: took over")
+        self.send_signal(signal.SIGUSR2)
+        wait_for("another binary took over", lambda: self.log().count(
+            "master: took over") > took)
+        wait_for("and serves", lambda: "master: serving" in
+                 self.log().rpartition("master: took over")[2])
 
     def wait_exit(self, seconds: float = 15) -> int:
         try:

@@ -21,10 +21,11 @@ static const struct { const char *conf; const char *where; } wheres[] = {
       " }", "127.0.0.1:9" },
     { "upstream u { listen 127.0.0.1:9; } listen 127.0.0.1:8;",
       "127.0.0.1:8443" },
+    { "server { listen fd:api; listen 127.0.0.1:9; }", "127.0.0.1:9" },
     { "server { listen; }", "probe.conf:1:10: expected `listen ADDRESS`" },
     { "server { listen elsewhere; }", "probe.conf:1:17: expected an address "
-      "such as 127.0.0.1:8443, *:8443 or unix:/run/kars/admin.sock, got "
-      "\"elsewhere\"" },
+      "such as 127.0.0.1:8443, *:8443, unix:/run/kars/admin.sock or "
+      "fd:NAME, got \"elsewhere\"" },
 };
 /* clang-format on */
 

@@ -12,7 +12,7 @@
 static struct {
     kars_upstream_state_t upstreams[3];
     size_t nupstreams;
-    int healthy, status;
+    int healthy, ending, status;
     char type[128], body[2048], pool[2048];
     size_t cap;
 } fake;
@@ -62,6 +62,12 @@ fake_metrics(kars_req_t *r)
 }
 
 static int
+fake_ending(kars_cycle_t *cycle)
+{
+    return fake.ending;
+}
+
+static int
 fake_healthy(kars_cycle_t *cycle)
 {
     return fake.healthy;
@@ -74,6 +80,7 @@ static const kars_api_t fake_api = { .size = sizeof(fake_api),
                                      .palloc = fake_palloc,
                                      .req_pool = fake_req_pool,
                                      .req_cycle = fake_req_cycle,
+                                     .cycle_ending = fake_ending,
                                      .respond = fake_respond,
                                      .upstream_each = fake_each,
                                      .metrics_text = fake_metrics };
@@ -106,6 +113,11 @@ test_status_is_not_ready_while_audit_cannot_write(void)
     CU_ASSERT_EQUAL(fake.status, 200);
 
     fake.healthy = 1;
+    fake.ending = 1;
+    (void) fake_ask(STATUS_READYZ);
+    CU_ASSERT_EQUAL(fake.status, 503);
+    CU_ASSERT_PTR_NOT_NULL(strstr(fake.body, "stopping"));
+    fake.ending = 0;
     (void) fake_ask(STATUS_READYZ);
     CU_ASSERT_EQUAL(fake.status, 200);
     CU_ASSERT_STRING_EQUAL(fake.body, "ok");
