@@ -88,6 +88,7 @@ body_wait_over(kars__timer_t *t)
     kars_req_t *r =
         (kars_req_t *) ((char *) t - offsetof(kars_req_t, body_timer));
 
+    kars__req_body_unpause(r);
     (void) body_refuse(r, 503, "server_error", "overloaded",
                        "the memory for held bodies (body_memory) is used up");
 }
@@ -102,9 +103,42 @@ body_pause(kars_req_t *r)
         return;
     }
     r->body_paused = 1;
+    r->wait_prev = c->body_last;
+    *(c->body_last != NULL ? &c->body_last->wait_next : &c->body_first) = r;
+    c->body_last = r;
     r->body_timer.fn = body_wait_over;
     kars__timer_start(c->loop, &r->body_timer, c->body_wait_ms);
     r->proto->read_body(r, 0);
+}
+
+void
+kars__req_body_unpause(kars_req_t *r)
+{
+    kars_cycle_t *c = r->cycle;
+
+    if (!r->body_paused) {
+        return;
+    }
+    r->body_paused = 0;
+    kars__timer_stop(c->loop, &r->body_timer);
+    *(r->wait_prev != NULL ? &r->wait_prev->wait_next : &c->body_first) =
+        r->wait_next;
+    *(r->wait_next != NULL ? &r->wait_next->wait_prev : &c->body_last) =
+        r->wait_prev;
+    r->wait_prev = r->wait_next = NULL;
+}
+
+/* Some body memory came free: those that wait for it read on, in their order,
+ * as long as it lasts. */
+static void
+body_memory_free(kars_cycle_t *c)
+{
+    kars_req_t *r;
+
+    while ((r = c->body_first) != NULL && c->body_held <= c->body_memory) {
+        kars__req_body_unpause(r);
+        r->proto->read_body(r, 1);
+    }
 }
 
 /* Small pieces of a body go together into blocks of their own: a view costs
@@ -221,6 +255,7 @@ kars__req_body_end(kars_req_t *r)
         (void) body_scan_failed(r, &err);
         return;
     }
+    kars__req_body_unpause(r); /* nothing more of it comes */
     r->body_state = KARS__BODY_WHOLE;
     r->body_final = r->body_size;
     if (!r->route->gated) {
@@ -241,7 +276,7 @@ kars__req_body_release(kars_req_t *r)
     kars__chain_free(r->body);
     r->body = NULL;
     r->body_last = NULL;
-    kars__body_memory_free(r->cycle);
+    body_memory_free(r->cycle);
 }
 
 /* Edits. */

@@ -1,28 +1,56 @@
 /*
- * http1.h - HTTP/1.1 towards clients: connections, keep-alive, framing.
+ * http1.h - HTTP/1.1 towards clients: one request after the other on a
+ * connection, keep-alive, framing (RFC 9112).
  */
 #ifndef KARS_HTTP_HTTP1_H
 #define KARS_HTTP_HTTP1_H
 
 #include "http/request.h"
-#include "net/sock.h"
 
-/* Starts accepting on a listener whose fd listens. */
-void kars__http1_listen(kars_listener_t *l);
-void kars__http1_unlisten(kars_listener_t *l);
+typedef struct kars__conn_ops_s kars__conn_ops_t; /* conn.h */
 
-/* A connection over any transport (tests). The peer may be NULL. */
-kars_conn_t *kars__http1_open(kars_listener_t *l, kars__loop_t *loop);
-kars__sock_t *kars__http1_sock(kars_conn_t *c);
-void kars__http1_begin(kars_conn_t *c); /* after its sock was set */
+enum {
+    KARS__HTTP1_IDLE = 0, /* between requests: no byte of the next one yet */
+    KARS__HTTP1_HEAD,     /* some of a head has come */
+    KARS__HTTP1_BUSY,     /* a request is being served */
+    KARS__HTTP1_LINGER    /* answered for good: what still comes is dropped */
+};
 
-/* Idle connections answer their next request with `Connection: close`; drained
- * runs when the last one is gone. Those that wait for nothing are closed when
- * force is not 0. */
-void kars__http1_drain(kars_cycle_t *cycle, int force);
+/* The state of the protocol, a part of its connection. Zeroed to begin. */
+typedef struct {
+    kars_req_t *r;
 
-int kars__conn_peer(kars_conn_t *c, kars_peer_t *ret);
-void *kars__conn_ctx(kars_conn_t *c, const kars__mod_t *mod);
-kars_cycle_t *kars__conn_cycle(kars_conn_t *c);
+    kars__block_t *rd;
+    uint32_t rd_at;
+    uint32_t rd_end;
+    uint32_t scanned; /* bytes of an incomplete head already looked at */
+
+    uint8_t state;
+    uint8_t body_whole;
+    uint8_t want_body;
+    uint8_t chunk_out;
+    uint8_t keep;   /* after this answer */
+    uint8_t ended;  /* the answer's last byte is queued */
+    uint8_t broken; /* close at the next flush */
+    uint8_t in_input;
+    uint8_t eof; /* the client sends no more, but may still read */
+
+    kars_buf_t *out;
+    kars_buf_t *out_last;
+    size_t out_len;
+    kars__bufs_t bufs; /* of bytes that belong to no request */
+
+    kars__chunked_t chunked; /* the request's body */
+    uint64_t body_left;
+    uint64_t drained;
+} kars__http1_t;
+
+extern const kars__conn_ops_t kars__http1_ops;
+
+/* For the files that make up http1. */
+extern const kars__proto_t kars__http1_proto;
+void kars__http1_input(kars_conn_t *c); /* what was read: heads and bodies */
+void kars__http1_flushed(kars_conn_t *c);
+void kars__http1_want(kars_conn_t *c);
 
 #endif

@@ -1,5 +1,5 @@
 /* http1_io.c - HTTP/1.1: heads and bodies in, answers out. */
-#include "http/http1_conn.h"
+#include "http/conn.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -13,8 +13,8 @@
 static void
 http1_break(kars_conn_t *c)
 {
-    c->broken = 1;
-    kars__http1_queue_flush(c);
+    c->h1.broken = 1;
+    kars__conn_flush(c);
 }
 
 /* In. */
@@ -22,11 +22,11 @@ http1_break(kars_conn_t *c)
 static void
 http1_expect_body(kars_conn_t *c, const kars__head_t *head)
 {
-    memset(&c->chunked, 0, sizeof(c->chunked));
-    c->body_left =
+    memset(&c->h1.chunked, 0, sizeof(c->h1.chunked));
+    c->h1.body_left =
         head->content_length > 0 ? (uint64_t) head->content_length : 0;
-    c->body_whole = !head->chunked && c->body_left == 0;
-    c->want_body = 0;
+    c->h1.body_whole = !head->chunked && c->h1.body_left == 0;
+    c->h1.want_body = 0;
 }
 
 /* A head that is refused still becomes a request, so that audit sees it: on
@@ -37,11 +37,11 @@ http1_bad_head(kars_conn_t *c, kars__head_t *head, const kars_err_t *err)
     uint32_t status = head->status;
     kars__head_t known = { .method = KARS_STR("-"), .content_length = -1 };
     kars_req_t *r =
-        kars__req_create(c->cycle, c->listener->server, &known, c->rd);
+        kars__req_create(c->cycle, c->listener->server, &known, c->h1.rd);
 
-    c->body_whole = 1;
-    c->keep = 0;
-    c->state = KARS__CONN_BUSY;
+    c->h1.body_whole = 1;
+    c->h1.keep = 0;
+    c->h1.state = KARS__HTTP1_BUSY;
     if (r == NULL) {
         http1_break(c);
         return;
@@ -49,7 +49,7 @@ http1_bad_head(kars_conn_t *c, kars__head_t *head, const kars_err_t *err)
     r->conn = c;
     r->proto = &kars__http1_proto;
     r->path = KARS_STR("-");
-    c->r = r;
+    c->h1.r = r;
     (void) kars__req_refuse(r, (int) status, "invalid_request_error",
                             status == 431 ? "headers_too_large" : "bad_request",
                             err->text);
@@ -69,7 +69,7 @@ http1_request(kars_conn_t *c, const char *p, size_t n)
     }
 
     kars_req_t *r =
-        kars__req_create(c->cycle, c->listener->server, &head, c->rd);
+        kars__req_create(c->cycle, c->listener->server, &head, c->h1.rd);
     char *path = r != NULL ? kars__palloc(r->pool, head.target.len) : NULL;
 
     if (path == NULL) { /* no memory to say so either */
@@ -79,11 +79,11 @@ http1_request(kars_conn_t *c, const char *p, size_t n)
         http1_break(c);
         return;
     }
-    c->r = r;
+    c->h1.r = r;
     r->conn = c;
     r->proto = &kars__http1_proto;
-    c->state = KARS__CONN_BUSY;
-    c->keep = head.keep_alive && !c->cycle->draining;
+    c->h1.state = KARS__HTTP1_BUSY;
+    c->h1.keep = head.keep_alive && !c->cycle->draining;
     http1_expect_body(c, &head);
     kars__timer_stop(c->cycle->loop, &c->timer);
 
@@ -105,24 +105,24 @@ http1_head(kars_conn_t *c)
     const kars__core_conf_t *core = c->listener->server->core;
 
     /* RFC 9112 2.2: an empty line before a request is skipped */
-    while (c->rd_end - c->rd_at >= 2 &&
-           memcmp(c->rd->data + c->rd_at, "\r\n", 2) == 0) {
-        c->rd_at += 2;
-        c->scanned = 0;
+    while (c->h1.rd_end - c->h1.rd_at >= 2 &&
+           memcmp(c->h1.rd->data + c->h1.rd_at, "\r\n", 2) == 0) {
+        c->h1.rd_at += 2;
+        c->h1.scanned = 0;
     }
 
-    const char *p = c->rd->data + c->rd_at;
-    size_t have = c->rd_end - c->rd_at;
+    const char *p = c->h1.rd->data + c->h1.rd_at;
+    size_t have = c->h1.rd_end - c->h1.rd_at;
 
     if (have == 0) {
         return KARS_AGAIN;
     }
 
-    size_t n = kars__head_end(p, have, c->scanned);
+    size_t n = kars__head_end(p, have, c->h1.scanned);
 
-    if (c->state == KARS__CONN_IDLE) {
-        c->state = KARS__CONN_HEAD;
-        kars__http1_timer(c, core->header_timeout_ms);
+    if (c->h1.state == KARS__HTTP1_IDLE) {
+        c->h1.state = KARS__HTTP1_HEAD;
+        kars__conn_timer(c, core->header_timeout_ms);
     }
     if (n > core->header_limit || (n == 0 && have > core->header_limit)) {
         kars__head_t head = { .status = 431 };
@@ -133,7 +133,7 @@ http1_head(kars_conn_t *c)
         return KARS_OK;
     }
     if (n == 0) {
-        c->scanned = (uint32_t) have;
+        c->h1.scanned = (uint32_t) have;
         /* A bare LF ends no line here: do not wait for what cannot come. */
         if (memmem(p, have, "\n\n", 2) != NULL) {
             kars__head_t head = { .status = 400 };
@@ -145,8 +145,8 @@ http1_head(kars_conn_t *c)
         }
         return KARS_AGAIN;
     }
-    c->scanned = 0;
-    c->rd_at += (uint32_t) n;
+    c->h1.scanned = 0;
+    c->h1.rd_at += (uint32_t) n;
     http1_request(c, p, n);
     return KARS_OK;
 }
@@ -154,10 +154,10 @@ http1_head(kars_conn_t *c)
 static void
 http1_bad_body(kars_conn_t *c, const kars_err_t *err)
 {
-    kars_req_t *r = c->r;
+    kars_req_t *r = c->h1.r;
 
-    c->keep = 0;
-    c->want_body = 0;
+    c->h1.keep = 0;
+    c->h1.want_body = 0;
     if (r->answer != KARS__ANSWER_NONE || r->suspended) {
         r->proto->abort(r);
         return;
@@ -173,34 +173,34 @@ http1_bad_body(kars_conn_t *c, const kars_err_t *err)
 static int
 http1_body(kars_conn_t *c)
 {
-    const char *p = c->rd->data + c->rd_at;
-    const char *end = c->rd->data + c->rd_end;
+    const char *p = c->h1.rd->data + c->h1.rd_at;
+    const char *end = c->h1.rd->data + c->h1.rd_end;
     kars_str_t piece = { p, (size_t) (end - p) };
     kars_err_t err = KARS_ERR_INIT;
     int rc = KARS_OK;
 
-    if (c->r->head.chunked) {
-        rc = kars__chunked_next(&c->chunked, &p, end, &piece, &err);
-        c->rd_at = (uint32_t) (p - c->rd->data);
+    if (c->h1.r->head.chunked) {
+        rc = kars__chunked_next(&c->h1.chunked, &p, end, &piece, &err);
+        c->h1.rd_at = (uint32_t) (p - c->h1.rd->data);
         if (rc == KARS_ERROR) {
             http1_bad_body(c, &err);
             return KARS_ERROR;
         }
     } else {
-        if (piece.len > c->body_left) {
-            piece.len = (size_t) c->body_left;
+        if (piece.len > c->h1.body_left) {
+            piece.len = (size_t) c->h1.body_left;
         }
-        c->body_left -= piece.len;
-        c->rd_at += (uint32_t) piece.len;
+        c->h1.body_left -= piece.len;
+        c->h1.rd_at += (uint32_t) piece.len;
     }
-    if (rc == KARS_OK &&
-        kars__req_body_in(c->r, c->rd, piece.data, piece.len) != KARS_OK) {
+    if (rc == KARS_OK && kars__req_body_in(c->h1.r, c->h1.rd, piece.data,
+                                           piece.len) != KARS_OK) {
         return KARS_ERROR;
     }
-    if (rc == KARS_DONE || (!c->r->head.chunked && c->body_left == 0)) {
-        c->body_whole = 1;
+    if (rc == KARS_DONE || (!c->h1.r->head.chunked && c->h1.body_left == 0)) {
+        c->h1.body_whole = 1;
         kars__timer_stop(c->cycle->loop, &c->timer);
-        kars__req_body_end(c->r);
+        kars__req_body_end(c->h1.r);
         return KARS_DONE;
     }
     return rc;
@@ -209,29 +209,30 @@ http1_body(kars_conn_t *c)
 void
 kars__http1_input(kars_conn_t *c)
 {
-    if (c->in_input) {
+    if (c->h1.in_input) {
         return; /* the loop below goes on itself */
     }
-    c->in_input = 1;
-    while (c->rd != NULL && c->rd_at < c->rd_end && !c->broken) {
+    c->h1.in_input = 1;
+    while (c->h1.rd != NULL && c->h1.rd_at < c->h1.rd_end && !c->h1.broken) {
         int rc = KARS_AGAIN;
 
-        if (c->state == KARS__CONN_BUSY) {
-            if (c->r == NULL || !c->want_body || c->body_whole || c->ended) {
+        if (c->h1.state == KARS__HTTP1_BUSY) {
+            if (c->h1.r == NULL || !c->h1.want_body || c->h1.body_whole ||
+                c->h1.ended) {
                 break;
             }
             rc = http1_body(c);
-        } else if (c->state != KARS__CONN_LINGER) {
+        } else if (c->h1.state != KARS__HTTP1_LINGER) {
             rc = http1_head(c);
         }
         if (rc == KARS_AGAIN || rc == KARS_ERROR) {
             break;
         }
     }
-    c->in_input = 0;
-    if (c->state == KARS__CONN_BUSY && c->want_body && !c->body_whole &&
-        !c->ended) {
-        kars__http1_timer(c, c->r->route->core->body_timeout_ms);
+    c->h1.in_input = 0;
+    if (c->h1.state == KARS__HTTP1_BUSY && c->h1.want_body &&
+        !c->h1.body_whole && !c->h1.ended) {
+        kars__conn_timer(c, c->h1.r->route->core->body_timeout_ms);
     }
 }
 
@@ -247,13 +248,13 @@ http1_append(kars_conn_t *c, kars_buf_t *chain)
         if (chain->len == 0) {
             kars__buf_free(chain);
         } else {
-            if (c->out_last != NULL && c->out != NULL) {
-                c->out_last->next = chain;
+            if (c->h1.out_last != NULL && c->h1.out != NULL) {
+                c->h1.out_last->next = chain;
             } else {
-                c->out = chain;
+                c->h1.out = chain;
             }
-            c->out_last = chain;
-            c->out_len += chain->len;
+            c->h1.out_last = chain;
+            c->h1.out_len += chain->len;
         }
         chain = next;
     }
@@ -262,11 +263,12 @@ http1_append(kars_conn_t *c, kars_buf_t *chain)
 static int
 http1_text(kars_conn_t *c, kars_str_t text)
 {
-    kars_buf_t *b = kars__buf_view(c->r != NULL ? &c->r->bufs : &c->bufs, NULL,
-                                   text.data, text.len);
+    kars_buf_t *b =
+        kars__buf_view(c->h1.r != NULL ? &c->h1.r->bufs : &c->h1.bufs, NULL,
+                       text.data, text.len);
 
     if (b == NULL) {
-        c->broken = 1;
+        c->h1.broken = 1;
         return KARS_ERROR;
     }
     http1_append(c, b);
@@ -358,7 +360,7 @@ http1_send_head(kars_req_t *r, int64_t length)
     char *h = kars__palloc(r->pool, size);
 
     if (h == NULL) {
-        c->broken = 1;
+        c->h1.broken = 1;
         return KARS_ERROR;
     }
 
@@ -390,21 +392,21 @@ http1_send_head(kars_req_t *r, int64_t length)
     o = http1_put(h, o, r->trace);
     o = http1_put(h, o, KARS_STR("\r\n"));
     if (r->status == 204 || r->status == 304) {
-        c->chunk_out = 0;
+        c->h1.chunk_out = 0;
     } else if (length >= 0) {
         o = http1_put(h, o, KARS_STR("content-length: "));
         o += kars__u64_to_dec((uint64_t) length, h + o);
         o = http1_put(h, o, KARS_STR("\r\n"));
     } else if (r->head.minor >= 1) {
         o = http1_put(h, o, KARS_STR("transfer-encoding: chunked\r\n"));
-        c->chunk_out = 1;
+        c->h1.chunk_out = 1;
     } else {
-        c->keep = 0;
+        c->h1.keep = 0;
     }
-    if (!c->body_whole) {
-        c->keep = 0; /* what is still to come was not asked for */
+    if (!c->h1.body_whole) {
+        c->h1.keep = 0; /* what is still to come was not asked for */
     }
-    if (!c->keep) {
+    if (!c->h1.keep) {
         o = http1_put(h, o, KARS_STR("connection: close\r\n"));
     } else if (r->head.minor == 0) {
         o = http1_put(h, o, KARS_STR("connection: keep-alive\r\n"));
@@ -442,7 +444,7 @@ http1_send_body(kars_conn_t *c, kars_req_t *r, kars_buf_t *chain,
         kars__chain_free(chain);
         return;
     }
-    if (!c->chunk_out) {
+    if (!c->h1.chunk_out) {
         http1_append(c, chain);
         return;
     }
@@ -453,7 +455,7 @@ http1_send_body(kars_conn_t *c, kars_req_t *r, kars_buf_t *chain,
             kars__buf_copy(&r->bufs, (kars_str_t){ size, (size_t) len });
 
         if (b == NULL) {
-            c->broken = 1;
+            c->h1.broken = 1;
             return;
         }
         http1_append(c, b);
@@ -470,24 +472,24 @@ http1_output(kars_req_t *r, kars_buf_t *chain, uint32_t flags)
 {
     kars_conn_t *c = r->conn;
 
-    if (c == NULL || c->ended) {
+    if (c == NULL || c->h1.ended) {
         kars__chain_free(chain);
         return;
     }
     if (!r->head_sent) {
         r->head_sent = 1;
-        c->chunk_out = 0;
+        c->h1.chunk_out = 0;
         if (http1_send_head(r, http1_length(r, chain, flags)) != KARS_OK) {
             kars__chain_free(chain);
-            kars__http1_queue_flush(c);
+            kars__conn_flush(c);
             return;
         }
     }
     http1_send_body(c, r, chain, flags);
     if (flags & KARS_LAST) {
-        c->ended = 1;
+        c->h1.ended = 1;
     }
-    kars__http1_queue_flush(c);
+    kars__conn_flush(c);
 }
 
 static void
@@ -495,29 +497,29 @@ http1_read_body(kars_req_t *r, int on)
 {
     kars_conn_t *c = r->conn;
 
-    if (c == NULL || c->ended) {
+    if (c == NULL || c->h1.ended) {
         return;
     }
-    if (c->body_whole) { /* there is none */
+    if (c->h1.body_whole) { /* there is none */
         if (on) {
             kars__req_body_end(r);
         }
         return;
     }
-    c->want_body = on != 0;
+    c->h1.want_body = on != 0;
     if (!on) {
         kars__timer_stop(c->cycle->loop, &c->timer);
         return;
     }
-    if (r->head.expect_continue && r->body_size == 0 && c->rd_at == c->rd_end) {
+    if (r->head.expect_continue && r->body_size == 0 &&
+        c->h1.rd_at == c->h1.rd_end) {
         r->head.expect_continue = 0;
         (void) http1_text(c, KARS_STR("HTTP/1.1 100 Continue\r\n\r\n"));
     }
-    if (c->in_input) {
+    if (c->h1.in_input) {
         return; /* its loop takes the bytes that are there */
     }
-    kars__http1_queue_flush(
-        c); /* not from here: the caller may not expect it */
+    kars__conn_flush(c); /* not from here: the caller may not expect it */
 }
 
 static void
@@ -533,7 +535,7 @@ http1_abort(kars_req_t *r)
 static size_t
 http1_unsent(const kars_req_t *r)
 {
-    return r->conn != NULL ? r->conn->out_len : 0;
+    return r->conn != NULL ? r->conn->h1.out_len : 0;
 }
 
 const kars__proto_t kars__http1_proto = {
@@ -543,102 +545,74 @@ const kars__proto_t kars__http1_proto = {
     .unsent = http1_unsent,
 };
 
-void
-kars__http1_queue_flush(kars_conn_t *c)
-{
-    kars__work_queue(c->cycle->loop, &c->flush, KARS__FLUSH);
-}
-
 /* The answer is out: the next request, or the end. */
 static void
 http1_answered(kars_conn_t *c)
 {
-    kars_req_t *r = c->r;
-    int whole = c->body_whole;
+    kars_req_t *r = c->h1.r;
+    int whole = c->h1.body_whole;
 
-    c->r = NULL;
-    c->ended = 0;
-    c->chunk_out = 0;
+    c->h1.r = NULL;
+    c->h1.ended = 0;
+    c->h1.chunk_out = 0;
     kars__req_done(r);
 
-    if (c->keep && whole) {
-        c->state = KARS__CONN_IDLE;
-        kars__http1_timer(c, c->listener->server->core->idle_timeout_ms);
+    if (c->h1.keep && whole) {
+        c->h1.state = KARS__HTTP1_IDLE;
+        kars__conn_timer(c, c->listener->server->core->idle_timeout_ms);
         kars__http1_input(c); /* pipelined */
-        if (c->state == KARS__CONN_IDLE && c->rd != NULL &&
-            c->rd_at == c->rd_end) {
-            kars__block_unref(c->rd);
-            c->rd = NULL;
-            c->rd_at = c->rd_end = 0;
+        if (c->h1.state == KARS__HTTP1_IDLE && c->h1.rd != NULL &&
+            c->h1.rd_at == c->h1.rd_end) {
+            kars__block_unref(c->h1.rd);
+            c->h1.rd = NULL;
+            c->h1.rd_at = c->h1.rd_end = 0;
         }
         return;
     }
-    if (c->eof) {
+    if (c->h1.eof) {
         http1_break(c); /* nothing is left to linger for */
         return;
     }
-    c->state = KARS__CONN_LINGER;
+    c->h1.state = KARS__HTTP1_LINGER;
     c->sock.ops->shut(&c->sock);
-    kars__http1_timer(c, HTTP1_LINGER_MS);
+    kars__conn_timer(c, HTTP1_LINGER_MS);
 }
 
 void
-kars__http1_flushed(kars__work_t *work)
+kars__http1_flushed(kars_conn_t *c)
 {
-    kars_conn_t *c =
-        (kars_conn_t *) ((char *) work - offsetof(kars_conn_t, flush));
-
-    if (c->broken) {
-        kars__http1_close(c);
+    if (c->h1.broken) {
+        kars__conn_close(c);
         return;
     }
-    while (c->out != NULL) {
-        ssize_t n = kars__sock_sendv(&c->sock, c->out);
+    while (c->h1.out != NULL) {
+        ssize_t n = kars__sock_sendv(&c->sock, c->h1.out);
 
         if (n < 0) {
             if (errno != EAGAIN && errno != EWOULDBLOCK) {
-                kars__http1_close(c);
+                kars__conn_close(c);
                 return;
             }
-            kars__http1_timer(c, c->listener->server->core->send_timeout_ms);
+            kars__conn_timer(c, c->listener->server->core->send_timeout_ms);
             break;
         }
-        c->out_len -= (size_t) n;
-        c->out = kars__chain_consume(c->out, (size_t) n);
+        c->h1.out_len -= (size_t) n;
+        c->h1.out = kars__chain_consume(c->h1.out, (size_t) n);
     }
-    if (c->out == NULL) {
-        c->out_last = NULL;
-        if (c->r != NULL && c->body_whole && !c->eof) {
+    if (c->h1.out == NULL) {
+        c->h1.out_last = NULL;
+        if (c->h1.r != NULL && c->h1.body_whole && !c->h1.eof) {
             kars__timer_stop(c->cycle->loop, &c->timer);
         }
-        if (c->ended) {
+        if (c->h1.ended) {
             http1_answered(c);
         }
     }
-    if (c->r != NULL && c->out_len < HTTP1_ROOM) {
-        kars__pass_room(c->r);
+    if (c->h1.r != NULL && c->h1.out_len < HTTP1_ROOM) {
+        kars__pass_room(c->h1.r);
     }
-    if (c->r != NULL && c->want_body && !c->body_whole) {
+    if (c->h1.r != NULL && c->h1.want_body && !c->h1.body_whole) {
         kars__http1_input(c);
     }
     kars__http1_want(c);
-}
-
-/* Requests that wait for memory of bodies. */
-void
-kars__body_memory_free(kars_cycle_t *cycle)
-{
-    for (kars_conn_t *c = cycle->conns; c != NULL; c = c->next) {
-        kars_req_t *r = c->r;
-
-        if (r == NULL || !r->body_paused || r->finished) {
-            continue;
-        }
-        if (cycle->body_held > cycle->body_memory) {
-            return;
-        }
-        r->body_paused = 0;
-        kars__timer_stop(cycle->loop, &r->body_timer);
-        r->proto->read_body(r, 1);
-    }
 }

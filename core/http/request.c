@@ -107,7 +107,6 @@ kars__req_create(kars_cycle_t *cycle, kars__server_t *server,
 static void
 req_free(kars_req_t *r)
 {
-    kars__timer_stop(r->cycle->loop, &r->body_timer);
     kars__req_body_release(r);
     kars__bufs_done(&r->bufs);
     kars__block_unref(r->head_block);
@@ -154,6 +153,7 @@ kars__req_done(kars_req_t *r)
     }
     r->finished = 1;
     r->phase = KARS_PHASE_LOG;
+    kars__req_body_unpause(r);
     if (r->suspended) {
         r->suspended = 0;
         kars__wait_cancel(r->cycle->waits, r->token);

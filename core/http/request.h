@@ -141,9 +141,11 @@ struct kars_req_s {
     kars__edit_t *edits;
     kars__json_scan_t *scan;
     uint8_t body_state;
-    uint8_t body_paused; /* over body_memory */
+    uint8_t body_paused; /* over body_memory: in the cycle's list */
     uint8_t scan_failed;
     kars__timer_t body_timer;
+    kars_req_t *wait_prev; /* of those that wait for body_memory */
+    kars_req_t *wait_next;
 
     /* response */
     uint32_t status;
@@ -234,8 +236,8 @@ int kars__req_json_set(kars_req_t *r, kars_str_t path, kars_str_t json);
 /* The held body with its edits, as a new chain to send. *ret_len: its bytes. */
 int kars__req_body_send(kars_req_t *r, kars_buf_t **ret, uint64_t *ret_len);
 void kars__req_body_release(kars_req_t *r);
-/* Some body memory came free: wake those that wait. */
-void kars__body_memory_free(kars_cycle_t *cycle);
+/* It waits for body memory no more. */
+void kars__req_body_unpause(kars_req_t *r);
 
 /* answer.c */
 int kars__req_deny(kars_req_t *r, const kars_denial_t *denial,

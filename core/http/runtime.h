@@ -142,7 +142,9 @@ struct kars_cycle_s {
 
     uint64_t body_memory; /* held bodies of all requests: the cap, in bytes */
     uint64_t body_wait_ms;
-    uint64_t body_held; /* now */
+    uint64_t body_held;     /* now */
+    kars_req_t *body_first; /* those that wait for some of it, in order */
+    kars_req_t *body_last;
     uint64_t drain_timeout_ms;
     uint64_t drain_delay_ms;
 

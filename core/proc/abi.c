@@ -1,7 +1,7 @@
 /* abi.c - the function table of kars_module.h over the core's own functions.
  * What this release does not have is NULL (KARS_API_HAS). */
 #include "http/answer.h"
-#include "http/http1.h"
+#include "http/conn.h"
 #include "http/upstream.h"
 #include "proc/module.h"
 

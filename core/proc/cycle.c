@@ -134,7 +134,7 @@ void
 kars__cycle_serve(kars_cycle_t *c)
 {
     for (kars_listener_t *l = c->listeners; l != NULL; l = l->next) {
-        kars__http1_listen(l);
+        kars__conn_listen(l);
     }
 }
 
@@ -156,13 +156,13 @@ void
 kars__cycle_destroy(kars_cycle_t *c)
 {
     for (kars_listener_t *l = c->listeners; l != NULL; l = l->next) {
-        kars__http1_unlisten(l);
+        kars__conn_unlisten(l);
         if (l->fd != -1) {
             (void) close(l->fd);
         }
     }
     c->drained = NULL;
-    kars__http1_drain(c, 2);
+    kars__conn_drain(c, 2);
     kars__loop_turn(c->loop, 0); /* what the ends of requests queued */
     kars__offload_drain(c->offload);
     cycle_stop_modules(c);

@@ -4,7 +4,7 @@
 #ifndef KARS_PROC_CYCLE_H
 #define KARS_PROC_CYCLE_H
 
-#include "http/http1.h"
+#include "http/conn.h"
 #include "http/upstream.h"
 #include "proc/plan.h"
 

@@ -56,7 +56,7 @@ worker_drain(int force)
         kars__log(KARS_LOG_NOTICE, "worker: draining connections=%zu",
                   c->nconns);
         for (kars_listener_t *l = c->listeners; l != NULL; l = l->next) {
-            kars__http1_unlisten(l);
+            kars__conn_unlisten(l);
             (void) close(l->fd);
             l->fd = -1;
         }
@@ -64,7 +64,7 @@ worker_drain(int force)
         kars__timer_start(c->loop, &worker.drain_timer, c->drain_timeout_ms);
         c->drained = worker_drained;
     }
-    kars__http1_drain(c, force);
+    kars__conn_drain(c, force);
 }
 
 static void

@@ -422,14 +422,14 @@ t_end_t *
 t_client(t_loop_t *t)
 {
     t_end_t *e = end_make(&t->clients);
-    kars_conn_t *c = kars__http1_open(t->cycle->listeners, t->cycle->loop);
+    kars_conn_t *c = kars__conn_open(t->cycle->listeners, t->cycle->loop);
 
     CU_ASSERT_FATAL(c != NULL);
     e->conn = c;
-    e->sock = kars__http1_sock(c);
+    e->sock = kars__conn_sock(c);
     e->sock->ops = &mem_ops;
     e->sock->mem = e;
-    kars__http1_begin(c);
+    kars__conn_begin(c);
     t->client = e;
     return e;
 }

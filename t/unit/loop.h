@@ -19,7 +19,7 @@
 #ifndef KARS_T_LOOP_H
 #define KARS_T_LOOP_H
 
-#include "http/http1.h"
+#include "http/conn.h"
 #include "http/upstream.h"
 #include "proc/cycle.h"
 #include "proc/module.h"

@@ -383,6 +383,26 @@ test_body_memory_is_given_back_by_a_client_that_left(void)
     t_loop_destroy(t);
 }
 
+/* The last piece of a body may be the one that is over: nothing waits then. */
+static void
+test_body_that_is_whole_waits_for_no_memory(void)
+{
+    t_loop_t *t = body_loop("body_memory 1000 wait=10s;" CONF(""));
+
+    t_request(t, "POST /gated HTTP/1.1\r\nhost: x\r\n"
+                 "content-length: 1200\r\n\r\n{}");
+    for (int i = 0; i < 1198; i++) {
+        t_append(&t->client->in, " ", 1);
+    }
+    t_run(t);
+    CU_ASSERT_EQUAL_FATAL(t_upstreams(t), 1);
+    t_advance_ms(t, 12000);
+    CU_ASSERT_EQUAL(t_status(t), 0); /* not refused for want of memory */
+    t_upstream_reply(t, OK_REPLY);
+    CU_ASSERT_EQUAL(t_status(t), 200);
+    t_loop_destroy(t);
+}
+
 /* A client that sends on, but takes no answer, costs bounded memory. */
 static void
 test_body_that_is_refused_is_not_read_for_ever(void)
@@ -434,6 +454,7 @@ suite_body(void)
     T_TEST(body, test_body_memory_pauses_and_goes_on);
     T_TEST(body, test_body_memory_refuses_after_its_wait);
     T_TEST(body, test_body_memory_is_given_back_by_a_client_that_left);
+    T_TEST(body, test_body_that_is_whole_waits_for_no_memory);
     T_TEST(body, test_body_that_is_refused_is_not_read_for_ever);
     T_TEST(body, test_body_that_is_paused_is_not_read);
 }

@@ -416,7 +416,7 @@ test_http1_drains(void)
     (void) t_client(t);
     busy = t->client;
     t_request(t, GET("/up"));
-    kars__http1_drain(t->cycle, 1);
+    kars__conn_drain(t->cycle, 1);
     t_run(t);
     CU_ASSERT_FALSE(t_is_open(idle));
     CU_ASSERT_TRUE(t_is_open(busy));
