@@ -18,7 +18,7 @@ STEP = @sh auto/step
 # Scripts are not makes of ours: they get no job slots of ours.
 SCRIPT = env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL OBJS=$(OBJS) sh
 
-.PHONY: all build deps run test lint bench fuzz test-fresh install
+.PHONY: all build deps run test test-all lint bench fuzz test-fresh install
 .PHONY: clean distclean help asan unit replay e2e
 .DEFAULT_GOAL := build
 all: build
@@ -30,6 +30,7 @@ help:
 	@echo "                   ONCE=1  stop everything at the end"
 	@echo "                   MODEL_ENDPOINT=URL [MODEL=name]  your own model"
 	@echo "make test        unit tests, corpus replay, end to end"
+	@echo "make test-all    what takes minutes: a million requests over reloads"
 	@echo "make unit        unit tests alone       [SUITE='name ...']"
 	@echo "make replay      corpus replay alone"
 	@echo "make e2e         end to end alone"
@@ -70,6 +71,10 @@ e2e: deps-test build asan
 	$(STEP) "end to end" $(SCRIPT) t/e2e/run.sh
 
 test: deps-test build asan unit replay e2e
+
+# Minutes each: what only a long run shows.
+test-all: deps-test build
+	$(STEP) "long tests" env LONG=1 $(SCRIPT) t/e2e/run.sh
 
 export ONCE MODEL_ENDPOINT MODEL
 run: deps-run build

@@ -4,6 +4,7 @@
 #
 # Runs everything on the ASan build, then the tests marked `core` on the
 # production build. KARS_ROUTER=FILE runs everything on that binary alone.
+# LONG=1: only the tests that take minutes, on the production build.
 
 set -eu
 
@@ -55,7 +56,14 @@ suite() {
     echo "e2e ($suite_name): passed in $(($(date +%s) - begun)) s"
 }
 
-if [ -n "${KARS_ROUTER:-}" ]; then
+if [ -n "${LONG:-}" ]; then
+    mkdir -p "$OBJS/torture"
+    ${CC:-cc} -D_GNU_SOURCE -std=gnu11 -O2 -Wall -Wextra -Werror -It/bench \
+        -o "$OBJS/torture/load" t/torture/load.c
+    ${CC:-cc} -D_GNU_SOURCE -std=gnu11 -O2 -Wall -Wextra -Werror \
+        -o "$OBJS/torture/backend" t/bench/backend.c
+    suite long "${KARS_ROUTER:-$OBJS/kars-router}" -m long "$@"
+elif [ -n "${KARS_ROUTER:-}" ]; then
     suite given "$KARS_ROUTER" "$@"
 else
     suite asan "$OBJS/asan/kars-router" "$@"
