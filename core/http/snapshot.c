@@ -211,13 +211,13 @@ snap_tell(kars_snapshot_t *s)
 }
 
 static void
-snap_refused(kars_snapshot_t *s, const kars_err_t *err)
+snap_refused(kars_snapshot_t *s, uint32_t level, const kars_err_t *err)
 {
     if (strcmp(s->error.text, err->text) == 0) {
         return; /* was said */
     }
     s->error = *err;
-    kars__log(KARS_LOG_ERR,
+    kars__log(level,
               "watch: refused kind=%.*s path=\"%.*s\" module=%s error=\"%s\"%s",
               KARS_STR_ARG(s->watch.kind), KARS_STR_ARG(s->watch.path),
               s->mod != NULL ? s->mod->def.name : "core", err->text,
@@ -256,7 +256,7 @@ snap_changed(void *data, int error, const kars__read_t *read,
 
     if (error != 0) {
         memset(s->seen, 0, sizeof(s->seen));
-        snap_refused(s, &err);
+        snap_refused(s, KARS_LOG_ERR, &err);
         return;
     }
     if (memcmp(s->seen, read->digest, sizeof(s->seen)) == 0) {
@@ -271,7 +271,7 @@ snap_changed(void *data, int error, const kars__read_t *read,
     }
     err.text[0] = '\0';
     if (snap_take(s, read, &err) != KARS_OK) {
-        snap_refused(s, &err);
+        snap_refused(s, KARS_LOG_ERR, &err);
         return;
     }
     s->error.text[0] = '\0';
@@ -336,7 +336,7 @@ snap_first(kars_snapshot_t *s, kars_err_t *err)
                          KARS_STR_ARG(s->watch.kind),
                          KARS_STR_ARG(s->watch.path), why.text);
     }
-    snap_refused(s, &why);
+    snap_refused(s, rc == ENOENT ? KARS_LOG_WARN : KARS_LOG_ERR, &why);
     return KARS_OK;
 }
 
