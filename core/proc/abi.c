@@ -3,6 +3,7 @@
 #include "base/map.h"
 #include "http/answer.h"
 #include "http/conn.h"
+#include "http/owner.h"
 #include "http/snapshot.h"
 #include "http/upstream.h"
 #include "proc/module.h"
@@ -747,5 +748,12 @@ const kars_api_t kars__api = {
     .map_put = kars__map_put,
     .map_delete = kars__map_delete,
     .map_each = kars__map_each,
+    .owner_claim = kars__owner_claim,
+    .owner_send = kars__owner_send,
+    .owner_receive = kars__owner_receive,
+    .owner_call = kars__owner_call,
+    .owner_serve = kars__owner_serve,
+    .owner_reply = kars__owner_reply,
+    .owner_release = kars__owner_release,
     .watch_each = kars__snapshot_each,
 };

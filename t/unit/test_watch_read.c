@@ -2,7 +2,6 @@
  * test_watch_read.c - reading a watched path: files, folders, what Kubernetes
  * makes of them, and what must be refused.
  */
-#include "base/pool.h"
 #include "event/watch_read.h"
 #include "t.h"
 
@@ -246,27 +245,6 @@ test_watch_read_refuses_in_words(void)
     read_end();
 }
 
-static void
-test_watch_read_without_memory(void)
-{
-    kars__read_t r;
-    kars_err_t err;
-    int rc = ENOMEM;
-
-    read_begin();
-    read_put("a", "one");
-    read_put("b", "two");
-    for (uint64_t n = 1; n < 20 && rc != 0; n++) {
-        kars__pool_fail_at(n);
-        rc = read_path(read_dir, &r, &err);
-        kars__pool_fail_at(0);
-        CU_ASSERT_TRUE(rc == 0 || rc == ENOMEM);
-    }
-    CU_ASSERT_EQUAL(rc, 0);
-    kars__read_free(&r);
-    read_end();
-}
-
 void
 suite_watch_read(void)
 {
@@ -275,5 +253,4 @@ suite_watch_read(void)
     T_TEST(watch_read, test_watch_read_of_a_folder);
     T_TEST(watch_read, test_watch_read_is_of_one_moment);
     T_TEST(watch_read, test_watch_read_refuses_in_words);
-    T_TEST(watch_read, test_watch_read_without_memory);
 }
