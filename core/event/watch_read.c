@@ -25,12 +25,20 @@ typedef struct {
 static int
 read_err(read_list_t *l, int error, const char *what, const char *name)
 {
-    (void) kars__err(l->err, error == EFBIG ? 0 : error, "%s \"%s%s%s\"%s",
-                     what, l->path, name != NULL ? "/" : "",
-                     name != NULL ? name : "",
-                     error == EACCES ? " (the account of the workers must be "
-                                       "able to read it)"
-                                     : "");
+    const char *slash = name != NULL ? "/" : "";
+
+    if (name == NULL) {
+        name = "";
+    }
+    if (error == EACCES) {
+        (void) kars__err(l->err, 0,
+                         "%s \"%s%s%s\": Permission denied: the account of the "
+                         "workers must be able to read it",
+                         what, l->path, slash, name);
+    } else {
+        (void) kars__err(l->err, error == EFBIG ? 0 : error, "%s \"%s%s%s\"",
+                         what, l->path, slash, name);
+    }
     return error;
 }
 
