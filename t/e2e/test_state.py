@@ -3,6 +3,7 @@ policy files and their snapshots, a shared map, keys that a worker owns."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -181,6 +182,26 @@ def test_a_bad_policy_changes_nothing_and_is_told(
                  and watched(r)[0] != digest)
     kit.wait_for("everywhere", lambda: {show(r)[1] for _ in range(20)}
                  == {"g4"})
+
+
+def test_policy_status_tells_the_controller(
+        start: Start, site: kit.Site, desk: Desk) -> None:
+    r = start(desk.conf(site, 2))
+    for n, line in enumerate(("g1", "g2")):
+        desk.swap(line)
+        # Of each file its name and its bytes, each after its length.
+        parts = [p for name in desk.FILES for p in (name, f"{line}\n")]
+        digest = hashlib.sha256(b"".join(
+            len(p).to_bytes(8, "big") + p.encode() for p in parts)).hexdigest()
+        kit.wait_for("both", lambda: r.log().count(
+            "watch: published") == 2 * (n + 1))
+        status = r.operator("GET", "/internal/policy-status").json
+        assert status["count"] == 1
+        (entry,) = status["entries"]
+        assert re.fullmatch(r"20\d\d-[0-9-]{5}T[0-9:]{8}\.\d{3}Z",
+                            entry.pop("loaded_at"))
+        assert entry == {"kind": "DeskPolicy", "digest": f"sha256:{digest}",
+                         "source_path": str(desk.dir), "last_error": None}
 
 
 def test_the_slowest_worker_is_told_of(
