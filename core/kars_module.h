@@ -447,8 +447,10 @@ typedef struct {
     int (*check)(const kars_place_t *place, void *conf, kars_err_t *err);
     int (*worker_start)(kars_cycle_t *cycle, kars_err_t *err);
     void (*worker_stop)(kars_cycle_t *cycle);
-    /* A policy was published: may this long-lived request go on? OK or an
-     * own kars_deny(). This release never calls it. */
+    /* A policy was published: may this long-lived request (an event stream, an
+     * answer without an end) go on? OK, or an own kars_deny(), which ends it.
+     * Runs where the module is active, does not wait, and decides by
+     * kars_snapshot_now(); anything else than these two ends it as failed. */
     kars_hook_pt recheck;
 } kars_module_t;
 
@@ -531,7 +533,13 @@ typedef struct {
 /*
  * A file that the router watches: parse makes a value or refuses it, which
  * keeps the one before. *ret lives in pool, which goes when the last request
- * that uses it has ended. Names and bytes are gone when parse returns.
+ * that uses it has ended. Names and bytes are gone when parse returns. It runs
+ * on the loop: what takes long belongs elsewhere.
+ *
+ * Of a folder: its regular files, without subfolders, without names that begin
+ * with "." or end in "~"; through `..data` where there is one (Kubernetes). 16
+ * MiB and 4096 files at most. What is not there at start is no value (NULL)
+ * until it comes; what cannot be read or is refused at start is an error.
  */
 typedef struct {
     size_t size;
@@ -543,29 +551,35 @@ typedef struct {
      */
     int (*parse_all)(kars_pool_t *pool, const kars_file_t *files, size_t n,
                      void *data, void **ret, kars_err_t *err);
-    /* A value took the place of another; on the loop, may be NULL. */
+    /* A value is new since the start; on the loop, may be NULL. */
     void (*published)(kars_cycle_t *cycle, const void *value, void *data);
     void *data;
 } kars_watch_t;
 
-/* How a watched path stands, for kars_watch_each(). */
+/*
+ * How a watched path stands, for kars_watch_each(): digest and time of the
+ * oldest value that a live worker still decides by, a draining one too. The
+ * digest is SHA-256 over, for each file in the order of names, its name and its
+ * bytes, each after its length as 8 bytes, most significant first.
+ */
 typedef struct {
     size_t size;
     kars_str_t kind;
     kars_str_t path;
-    kars_str_t digest;     /* 32 bytes; empty: none was good yet */
+    kars_str_t digest;     /* 32 bytes; empty: a worker has none yet */
     kars_str_t error;      /* why the newest was refused; empty: it was not */
     uint64_t loaded_at_ms; /* Unix milliseconds; 0: never */
 } kars_watch_state_t;
 
-/* A keyed store in the zone. */
+/* A keyed store in the zone. Its memory is taken at once and for good: entries
+ * times (max_key + max_value + about 50) bytes. */
 typedef struct {
     size_t size;
-    kars_str_t name;  /* "forward-proxy.approvals" */
-    uint32_t version; /* of keys and values; another one begins empty */
-    uint32_t max_entries;
-    uint32_t max_key;   /* bytes */
-    uint32_t max_value; /* bytes */
+    kars_str_t name;      /* "forward-proxy.approvals": 29 bytes at most */
+    uint32_t version;     /* of keys and values; another one begins empty */
+    uint32_t max_entries; /* 1 to 2^20 */
+    uint32_t max_key;     /* bytes, 1 to 2^20 */
+    uint32_t max_value;   /* bytes, at most 2^20 */
 } kars_map_def_t;
 
 enum { KARS_NEW_ONLY = 1 << 0 };
@@ -776,7 +790,10 @@ struct kars_api_s {
     int (*ws_write)(kars_ws_t *ws, uint32_t opcode, kars_str_t payload);
     void (*ws_close)(kars_ws_t *ws, uint32_t code, kars_str_t reason);
 
-    /* Watched files: the snapshot that this request started with. */
+    /* Watched files. watch: in check and worker_start; the same watch again
+     * (inherited by a route, say) gives the same handle. snapshot: what this
+     * request started with, until it ends; snapshot_now: what is published,
+     * until you return. NULL: there is none yet, so decide for no. */
     int (*watch)(kars_cycle_t *cycle, const kars_watch_t *watch,
                  kars_snapshot_t **ret, kars_err_t *err);
     const void *(*snapshot)(kars_req_t *r, const kars_snapshot_t *s);
@@ -823,7 +840,10 @@ struct kars_api_s {
      * into pool: OK, DECLINED (absent, or over), ERROR (no memory). put: OK,
      * DECLINED (NEW_ONLY, and it is there), ERROR (full, or too large); ttl_ms
      * 0: for good. delete: OK, DECLINED. each: fn sees a copy of each entry
-     * that is not over, returns DECLINED to delete it and DONE to stop.
+     * that is not over, returns DECLINED to delete it and DONE to stop; an
+     * entry that another worker writes meanwhile may be seen as it was, as it
+     * is, both, or not. A worker that is killed in a put leaves the old value
+     * or the new one.
      */
     kars_map_t *(*map)(kars_cycle_t *cycle, const kars_map_def_t *def,
                        kars_err_t *err); /* worker_start and later */
@@ -871,10 +891,17 @@ struct kars_api_s {
 
     /*
      * The worker that owns a key: owner_claim() is OK (it is ours for lease_ms
-     * more), DECLINED (another's) or ERROR. A question to the owner: fn runs
-     * once, with error ENOENT (nobody's), ETIMEDOUT, ECONNRESET or 0; message
-     * and reply are copied. serve: fn gets what others ask and send; `call` is
-     * 0 for a message that wants no reply, and is answered now or later.
+     * more), DECLINED (another's) or ERROR. Keys are the module's own, of 128
+     * bytes at most; those of a worker that died are free, a draining one keeps
+     * its own until it ends. A question to the owner: fn runs once, from the
+     * loop, with error ENOENT (nobody's), ETIMEDOUT (timeout_ms, 0: 30 s),
+     * ECONNRESET (it died, it would not answer) or 0; ERROR: not asked, fn does
+     * not run. Message and reply are copied, of 128 KiB at most; 1024 calls may
+     * wait. send: OK, it is on its way, without a word whether it arrives;
+     * ERROR: nobody's, or the queue is full. serve: fn gets what others ask and
+     * send; `call` is 0 for a message that wants no reply, and is answered now
+     * or later; ERROR: it will not be. receive: fn gets messages where there is
+     * no serve. Both belong to worker_start.
      */
     int (*owner_call)(kars_cycle_t *cycle, kars_str_t key, kars_str_t message,
                       uint32_t timeout_ms,

@@ -232,6 +232,54 @@ answer_denial_headers(kars_req_t *r, const kars_denial_t *d,
     return KARS_OK;
 }
 
+/* What log and audit say of it. */
+static void
+answer_decided(kars_req_t *r, const kars_denial_t *d, const kars__mod_t *by)
+{
+    kars_str_t rule = answer_rule(r, d, by);
+
+    r->denied = !r->admitted || by != NULL; /* else the upstream failed */
+    answer_fact(r, "deny_module",
+                kars__strz(by != NULL ? by->def.name : "core"));
+    answer_fact(r, "deny_code", d->code);
+    answer_fact(r, "deny_reason", d->reason);
+    answer_fact(r, "deny_rule", rule);
+    kars__log(r->denied ? KARS_LOG_NOTICE : KARS_LOG_WARN,
+              "router: refused status=%d code=%.*s by=%s rule=\"%.*s\" "
+              "route=\"%.*s\" class=%.*s trace=%.*s reason=\"%.*s\"",
+              d->status, KARS_STR_ARG(d->code),
+              by != NULL ? by->def.name : "core", KARS_STR_ARG(rule),
+              KARS_STR_ARG(r->route->path),
+              r->klass.len != 0 ? (int) r->klass.len : 1,
+              r->klass.len != 0 ? r->klass.data : "-", KARS_STR_ARG(r->trace),
+              KARS_STR_ARG(d->reason));
+}
+
+/* A recheck hook's refusal: the answer has begun, recheck.c ends it. */
+static int
+answer_deny_late(kars_req_t *r, const kars_denial_t *d, const kars__mod_t *by)
+{
+    kars_denial_t *late = kars__pnew(r->pool, kars_denial_t);
+
+    if (late == NULL) {
+        return KARS_ERROR;
+    }
+    late->size = sizeof(*late);
+    late->status = d->status;
+    late->code = kars__pdup(r->pool, d->code);
+    late->type = kars__pdup(
+        r->pool, d->type.len != 0 ? d->type : kars__strz(answer_type(d)));
+    late->reason = kars__pdup(r->pool, d->reason);
+    if (late->code.data == NULL || late->type.data == NULL ||
+        late->reason.data == NULL) {
+        return KARS_ERROR;
+    }
+    answer_decided(r, d, by);
+    r->denied = 1;
+    r->late = late;
+    return KARS_DONE;
+}
+
 int
 kars__req_deny(kars_req_t *r, const kars_denial_t *denial,
                const kars__mod_t *by)
@@ -242,31 +290,17 @@ kars__req_deny(kars_req_t *r, const kars_denial_t *denial,
     if (d.status < 400 || d.status > 599) {
         d.status = 403;
     }
-    if (r->head_sent) {
+    if (r->head_sent && !r->rechecking) {
         return KARS_ERROR;
     }
     kars__pool_cap(r->pool, 0); /* who used it up can still be told so */
-
-    kars_str_t rule = answer_rule(r, &d, by);
-
-    r->denied = !r->admitted || by != NULL; /* else the upstream failed */
+    if (r->rechecking) {
+        return answer_deny_late(r, &d, by);
+    }
     r->status = (uint32_t) d.status;
     r->answer = KARS__ANSWER_LOCAL;
     r->answer_body = answer_error_body(r, &d);
-    answer_fact(r, "deny_module",
-                kars__strz(by != NULL ? by->def.name : "core"));
-    answer_fact(r, "deny_code", d.code);
-    answer_fact(r, "deny_reason", d.reason);
-    answer_fact(r, "deny_rule", rule);
-    kars__log(r->denied ? KARS_LOG_NOTICE : KARS_LOG_WARN,
-              "router: refused status=%d code=%.*s by=%s rule=\"%.*s\" "
-              "route=\"%.*s\" class=%.*s trace=%.*s reason=\"%.*s\"",
-              d.status, KARS_STR_ARG(d.code),
-              by != NULL ? by->def.name : "core", KARS_STR_ARG(rule),
-              KARS_STR_ARG(r->route->path),
-              r->klass.len != 0 ? (int) r->klass.len : 1,
-              r->klass.len != 0 ? r->klass.data : "-", KARS_STR_ARG(r->trace),
-              KARS_STR_ARG(d.reason));
+    answer_decided(r, &d, by);
     if (r->answer_body.data == NULL ||
         answer_denial_headers(r, &d, by) != KARS_OK) {
         return KARS_ERROR;
@@ -333,26 +367,30 @@ kars__req_send_answer(kars_req_t *r)
     (void) kars__filters_body(r, b, KARS_LAST);
 }
 
-void
-kars__req_fail_late(kars_req_t *r, int status, const char *type,
-                    const char *code, const char *reason)
+/* Between two events (or before the first) a new one can be begun. */
+static int
+answer_at_event(const kars_req_t *r)
 {
-    kars__log(KARS_LOG_WARN,
-              "router: answer failed after its head code=%s trace=%.*s "
-              "reason=\"%s\"",
-              code, KARS_STR_ARG(r->trace), reason);
-    answer_fact(r, "deny_code", kars__strz(code));
-    answer_fact(r, "deny_reason", kars__strz(reason));
-    if (!r->event_stream || r->last_in) {
+    return r->answer_bytes == 0 || (r->tail & 0xffff) == 0x0a0a ||
+           r->tail == 0x0d0a0d0a || (r->tail & 0xffff) == 0x0d0d;
+}
+
+void
+kars__req_end_late(kars_req_t *r, const kars_denial_t *d)
+{
+    kars_str_t reason = kars__json_quote(r->pool, d->reason);
+
+    if (!r->event_stream || r->last_in || reason.data == NULL ||
+        !answer_at_event(r)) {
         r->proto->abort(r);
         return;
     }
 
     kars_str_t text = kars__pprintf(
         r->pool,
-        "data: {\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"code\":\"%s\"}}"
-        "\n\ndata: [DONE]\n\n",
-        reason, type, code);
+        "data: {\"error\":{\"message\":%.*s,\"type\":\"%.*s\","
+        "\"code\":\"%.*s\"}}\n\ndata: [DONE]\n\n",
+        KARS_STR_ARG(reason), KARS_STR_ARG(d->type), KARS_STR_ARG(d->code));
     kars_buf_t *b = text.data != NULL
                         ? kars__buf_view(&r->bufs, NULL, text.data, text.len)
                         : NULL;
@@ -362,4 +400,25 @@ kars__req_fail_late(kars_req_t *r, int status, const char *type,
         return;
     }
     (void) kars__filters_body(r, b, KARS_LAST);
+}
+
+void
+kars__req_fail_late(kars_req_t *r, int status, const char *type,
+                    const char *code, const char *reason)
+{
+    kars_denial_t d = {
+        .size = sizeof(d),
+        .status = status,
+        .code = kars__strz(code),
+        .type = kars__strz(type),
+        .reason = kars__strz(reason),
+    };
+
+    kars__log(KARS_LOG_WARN,
+              "router: answer failed after its head code=%s trace=%.*s "
+              "reason=\"%s\"",
+              code, KARS_STR_ARG(r->trace), reason);
+    answer_fact(r, "deny_code", d.code);
+    answer_fact(r, "deny_reason", d.reason);
+    kars__req_end_late(r, &d);
 }

@@ -173,8 +173,8 @@ kars__req_call(kars_req_t *r, const kars_call_t *call, kars_reply_pt fn)
     kars_call_t full = { 0 };
 
     memcpy(&full, call, call->size < sizeof(full) ? call->size : sizeof(full));
-    if (r->suspended || r->call != NULL || kars__mod_now == NULL ||
-        full.upstream == NULL) {
+    if (r->suspended || r->rechecking || r->call != NULL ||
+        kars__mod_now == NULL || full.upstream == NULL) {
         return KARS_ERROR;
     }
 

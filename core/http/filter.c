@@ -244,6 +244,17 @@ kars__filters_no_scan(kars_req_t *r)
     r->out_scan_state = SCAN_NONE;
 }
 
+/* The end of what an event stream said so far: does an event end there? */
+static void
+filter_tail(kars_req_t *r, const kars_buf_t *in)
+{
+    for (; in != NULL; in = in->next) {
+        for (size_t i = in->len < 4 ? 0 : in->len - 4; i < in->len; i++) {
+            r->tail = r->tail << 8 | (unsigned char) in->data[i];
+        }
+    }
+}
+
 int
 kars__filters_body(kars_req_t *r, kars_buf_t *in, uint32_t flags)
 {
@@ -255,6 +266,9 @@ kars__filters_body(kars_req_t *r, kars_buf_t *in, uint32_t flags)
         r->last_in = 1;
     }
     r->answer_bytes += kars__chain_len(in);
+    if (r->event_stream) {
+        filter_tail(r, in);
+    }
     scan_feed(r, in, flags);
     return filter_run(r, 0, in, flags);
 }

@@ -2,6 +2,7 @@
  * head is rewritten, bodies flow with back-pressure, attempts are repeated
  * where nothing was sent. */
 #include "http/client.h"
+#include "http/recheck.h"
 #include "http/request.h"
 
 #include <errno.h>
@@ -497,6 +498,7 @@ pass_got_head(kars__xch_t *x, const kars__head_t *head, void *data)
         r->proto->abort(r);
     } else if (r->event_stream) {
         r->proto->output(r, NULL, 0); /* before its first event */
+        kars__lasting_add(r, NULL);
     }
 }
 

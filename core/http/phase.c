@@ -280,7 +280,7 @@ phase_woken(void *owner, int error)
 kars_token_t
 kars__req_suspend(kars_req_t *r, uint32_t timeout_ms, kars_wake_pt fn)
 {
-    if (r->suspended || kars__mod_now == NULL) {
+    if (r->suspended || r->rechecking || kars__mod_now == NULL) {
         return 0;
     }
     r->token = kars__wait_add(r->cycle->waits, timeout_ms, phase_woken, r);

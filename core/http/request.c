@@ -1,5 +1,7 @@
 /* request.c - the request object: its making, its facts, its end. */
 #include "http/request.h"
+#include "http/recheck.h"
+#include "http/snapshot.h"
 
 #include <sys/random.h>
 
@@ -97,6 +99,7 @@ kars__req_create(kars_cycle_t *cycle, kars__server_t *server,
         kars__pool_destroy(pool);
         return NULL;
     }
+    r->snapset = kars__snapset_ref(cycle);
     r->head_block = block;
     if (block != NULL) {
         kars__block_ref(block);
@@ -110,6 +113,7 @@ req_free(kars_req_t *r)
     kars__req_body_release(r);
     kars__bufs_done(&r->bufs);
     kars__block_unref(r->head_block);
+    kars__snapset_unref(r->snapset);
     kars__pool_destroy(r->pool);
 }
 
@@ -154,6 +158,7 @@ kars__req_done(kars_req_t *r)
     r->finished = 1;
     r->phase = KARS_PHASE_LOG;
     kars__req_body_unpause(r);
+    kars__lasting_del(r);
     if (r->suspended) {
         r->suspended = 0;
         kars__wait_cancel(r->cycle->waits, r->token);

@@ -167,6 +167,16 @@ struct kars_req_s {
     kars_wake_pt room; /* answer_room */
     uint32_t room_mod;
 
+    /* long-lived requests: recheck.h */
+    struct kars__snapset_s *snapset; /* what it began with; NULL: nothing */
+    kars_req_t *lasting_next;
+    kars_req_t *lasting_prev;
+    void (*lasting_end)(kars_req_t *r, const kars_denial_t *denial);
+    kars_denial_t *late; /* what a recheck hook refused with */
+    uint8_t lasting;
+    uint8_t rechecking;
+    uint32_t tail; /* the last four bytes that entered the filters */
+
     uint64_t start_ms;
     uint64_t start_wall_ms;
 };
@@ -249,10 +259,12 @@ int kars__req_respond(kars_req_t *r, uint32_t status, kars_str_t type,
                       kars_str_t body);
 /* Sends what respond or deny set, through the filters. */
 void kars__req_send_answer(kars_req_t *r);
-/* The answer fails after its head: an event stream says so in band, anything
- * else is cut. */
+/* The answer fails after its head: an event stream that stands between two
+ * events says so in band, anything else is cut. */
 void kars__req_fail_late(kars_req_t *r, int status, const char *type,
                          const char *code, const char *reason);
+/* The same for a refusal whose facts are there already. */
+void kars__req_end_late(kars_req_t *r, const kars_denial_t *denial);
 
 /* filter.c */
 int kars__filters_head(kars_req_t *r); /* OK; DONE: replaced by a denial */

@@ -154,7 +154,12 @@ struct kars_cycle_s {
     uint32_t ending; /* the router stops: it is not ready any more */
     void (*drained)(kars_cycle_t *cycle); /* the last connection is gone */
 
-    struct kars__waits_s *waits; /* suspensions by token */
+    struct kars__waits_s *waits;         /* suspensions by token */
+    struct kars__snapshots_s *snapshots; /* of watched files; NULL: none */
+    struct kars__owners_s *owners; /* keys that workers own; NULL: unused */
+    kars_req_t *lasting;           /* requests that are rechecked */
+    kars__work_t recheck;
+    uint32_t replaces; /* this worker takes the place of one that died */
     kars_metric_t *m_requests;
 };
 

@@ -1,7 +1,10 @@
 /* abi.c - the function table of kars_module.h over the core's own functions.
  * What this release does not have is NULL (KARS_API_HAS). */
+#include "base/map.h"
 #include "http/answer.h"
 #include "http/conn.h"
+#include "http/owner.h"
+#include "http/snapshot.h"
 #include "http/upstream.h"
 #include "proc/module.h"
 
@@ -397,7 +400,7 @@ abi_offload(kars_req_t *r, void (*work)(void *ctx), kars_wake_pt fn)
 {
     abi_offload_t *o = kars__pnew(r->pool, abi_offload_t);
 
-    if (o == NULL || r->suspended || kars__mod_now == NULL) {
+    if (o == NULL || r->suspended || r->rechecking || kars__mod_now == NULL) {
         return KARS_ERROR;
     }
     *o = (abi_offload_t){ r, work, kars__req_ctx(r, kars__mod_now->index), fn,
@@ -597,6 +600,26 @@ abi_area(kars_cycle_t *c, kars_str_t name, size_t size, uint32_t version,
 }
 
 static uint64_t
+abi_map_now(const void *of)
+{
+    return kars__loop_now(of);
+}
+
+static kars_map_t *
+abi_map(kars_cycle_t *c, const kars_map_def_t *def, kars_err_t *err)
+{
+    kars_map_def_t d = { 0 };
+
+    memcpy(&d, def, def->size < sizeof(d) ? def->size : sizeof(d));
+    if (c->zone == NULL) {
+        (void) kars__err(err, 0, "there is no zone outside a worker");
+        return NULL;
+    }
+    return kars__map_open(c->pool, c->zone, &d,
+                          (kars__map_clock_t){ abi_map_now, c->loop }, err);
+}
+
+static uint64_t
 abi_worker_id(kars_cycle_t *c)
 {
     return c->worker_id;
@@ -717,4 +740,20 @@ const kars_api_t kars__api = {
     .metrics_text = abi_metrics_text,
     .cycle_ending = abi_cycle_ending,
     .reply_header = abi_reply_header,
+    .watch = kars__snapshot_watch,
+    .snapshot = kars__snapshot_of,
+    .snapshot_now = kars__snapshot_now,
+    .map = abi_map,
+    .map_get = kars__map_get,
+    .map_put = kars__map_put,
+    .map_delete = kars__map_delete,
+    .map_each = kars__map_each,
+    .owner_claim = kars__owner_claim,
+    .owner_send = kars__owner_send,
+    .owner_receive = kars__owner_receive,
+    .owner_call = kars__owner_call,
+    .owner_serve = kars__owner_serve,
+    .owner_reply = kars__owner_reply,
+    .owner_release = kars__owner_release,
+    .watch_each = kars__snapshot_each,
 };

@@ -1,6 +1,8 @@
 /* cycle.c - what a worker makes and unmakes around its configuration. */
 #include "proc/cycle.h"
 #include "http/client.h"
+#include "http/owner.h"
+#include "http/snapshot.h"
 #include "kars_config.h"
 #include "proc/module.h"
 
@@ -127,6 +129,9 @@ kars__cycle_start(kars_cycle_t *c, kars_err_t *err)
         }
         c->nstarted = i + 1;
     }
+    if (kars__snapshots_start(c, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
     return KARS_OK;
 }
 
@@ -162,9 +167,11 @@ kars__cycle_destroy(kars_cycle_t *c)
         }
     }
     c->drained = NULL;
+    kars__snapshots_stop(c);
     kars__conn_drain(c, 2);
     kars__loop_turn(c->loop, 0); /* what the ends of requests queued */
     kars__offload_drain(c->offload);
+    kars__owners_stop(c);
     cycle_stop_modules(c);
     for (kars_upstream_t *u = c->upstreams; u != NULL; u = u->next) {
         kars__upstream_close(u);
@@ -172,6 +179,8 @@ kars__cycle_destroy(kars_cycle_t *c)
     kars__resolver_destroy(c->resolver);
     kars__offload_destroy(c->offload);
     kars__loop_turn(c->loop, 0);
+    kars__snapshots_destroy(c);
+    kars__owners_destroy(c);
     kars__waits_destroy(c->waits);
     kars__loop_destroy(c->loop);
     kars__zone_unmap(c->zone);

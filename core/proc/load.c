@@ -544,13 +544,15 @@ load_main(kars__load_t *l, kars_err_t *err)
 static int
 load_asks(kars__load_t *l, kars_err_t *err)
 {
+    uint64_t is_new = 1;
     int fd;
 
     if (l->mode == KARS__CYCLE_SERVE &&
         kars__ask(l->channel, KARS__ASK_WORKERS, KARS_STR(""), l->nworkers, &fd,
-                  NULL, err) != KARS_OK) {
+                  &is_new, err) != KARS_OK) {
         return KARS_ERROR;
     }
+    l->cycle->replaces = l->channel != -1 && !is_new;
     if (load_log(l, err) != KARS_OK || load_zone(l, err) != KARS_OK ||
         load_ask_secrets(l, l->root->child, err) != KARS_OK ||
         kars__load_ask_listeners(l, err) != KARS_OK) {

@@ -126,6 +126,7 @@ kars__master_answer(kars__master_t *m, kars__master_worker_t *w,
         if (w->load == m->starting && w->slot == 0) {
             m->new_slots = (uint32_t) ask->number;
         }
+        ask->number = w->load == m->starting;
         break;
     case KARS__ASK_CONF:
         fd = master_image(m, w);

@@ -17,15 +17,16 @@ enum {
     KARS__ASK_LISTEN = 1, /* text: address; number: mode of a UNIX socket, and
                            * above 16 bits the index; reply: a listening fd,
                            * number: 1 when there is another */
-    KARS__ASK_WORKERS,    /* number: of worker processes; reply: nothing */
-    KARS__ASK_ZONE,       /* number: size; reply: fd, number: the worker's id */
-    KARS__ASK_LOG,        /* text: path; reply: fd */
-    KARS__ASK_SECRET,     /* text: path; reply: fd */
-    KARS__ASK_PID,        /* text: path; written once READY */
-    KARS__ASK_CONF,       /* reply: the image of the load's configuration, or
-                           * no fd: this is the worker that makes it */
-    KARS__ASK_IMAGE,      /* with an fd: that image */
-    KARS__ASK_READY,      /* loaded and started: it could serve */
+    KARS__ASK_WORKERS, /* number: of worker processes; reply: 1 in a new load,
+                        * 0 in the place of a worker that died */
+    KARS__ASK_ZONE,    /* number: size; reply: fd, number: the worker's id */
+    KARS__ASK_LOG,     /* text: path; reply: fd */
+    KARS__ASK_SECRET,  /* text: path; reply: fd */
+    KARS__ASK_PID,     /* text: path; written once READY */
+    KARS__ASK_CONF,    /* reply: the image of the load's configuration, or
+                        * no fd: this is the worker that makes it */
+    KARS__ASK_IMAGE,   /* with an fd: that image */
+    KARS__ASK_READY,   /* loaded and started: it could serve */
 
     /* From the master, without a reply. */
     KARS__TELL_SERVE, /* the whole load is ready: accept from now on */

@@ -6,6 +6,8 @@
 #include "kars_module.h"
 #include "text.h"
 
+#include <stdio.h>
+
 enum {
     STATUS_HEALTHZ = 0,
     STATUS_READYZ,
@@ -62,13 +64,13 @@ status_metrics(kars_req_t *r)
         r, 200, KARS_STR("text/plain; version=0.0.4; charset=utf-8"), text);
 }
 
-/* Upstreams are walked twice: for the room that they need at most (their state
- * may change meanwhile, their names cannot), and to write. */
+/* Watched files and upstreams are walked twice: for the room that they need at
+ * most (their state may change meanwhile, their names cannot), and to write. */
 typedef struct {
     char *p;
     size_t cap;
     size_t n;
-    size_t nentries;
+    size_t nentries; /* of the list at work */
 } status_list_t;
 
 static void
@@ -78,50 +80,82 @@ status_room(const kars_upstream_state_t *s, void *data)
 }
 
 static void
-status_entry(const kars_upstream_state_t *s, void *data)
+status_room_watched(const kars_watch_state_t *s, void *data)
 {
     status_list_t *l = data;
-    size_t comma = l->nentries > 0;
 
-    if (l->n + comma >= l->cap) {
-        return;
-    }
-
-    size_t n = status_health(s, l->p + l->n + comma, l->cap - l->n - comma);
-
-    if (n == 0) {
-        return;
-    }
-
-    if (comma) {
-        l->p[l->n] = ',';
-    }
-    l->n += comma + n;
+    l->cap += STATUS_WATCHED_MAX(s->kind.len + s->path.len) + 1;
     l->nentries++;
 }
 
-/* No policy file is watched yet, so there are no entries. */
+static void
+status_puts(status_list_t *l, const char *text)
+{
+    size_t n = strlen(text);
+
+    if (n <= l->cap - l->n) {
+        memcpy(l->p + l->n, text, n);
+        l->n += n;
+    }
+}
+
+/* Where the next entry goes: behind a comma, if it is not the first. */
+static char *
+status_next(status_list_t *l, size_t *ret_cap)
+{
+    if (l->nentries > 0) {
+        status_puts(l, ",");
+    }
+    *ret_cap = l->cap - l->n;
+    return l->p + l->n;
+}
+
+static void
+status_entry(const kars_upstream_state_t *s, void *data)
+{
+    status_list_t *l = data;
+    size_t cap;
+    char *at = status_next(l, &cap);
+
+    l->n += status_health(s, at, cap);
+    l->nentries++;
+}
+
+static void
+status_entry_watched(const kars_watch_state_t *s, void *data)
+{
+    status_list_t *l = data;
+    size_t cap;
+    char *at = status_next(l, &cap);
+
+    l->n += status_watched(s, at, cap);
+    l->nentries++;
+}
+
 static int
 status_policy(kars_req_t *r)
 {
-    static const char head[] = "{\"schema_version\":1,\"count\":0,"
-                               "\"entries\":[],\"deployment_health\":[";
-    static const char tail[] = "]}";
+    static const char head[] = "{\"schema_version\":1,\"count\":%zu,"
+                               "\"entries\":[";
     kars_cycle_t *cycle = kars_req_cycle(r);
-    status_list_t l = { .cap = sizeof(head) - 1 };
+    status_list_t l = { .cap = sizeof(head) + 64 };
 
     kars_upstream_each(cycle, status_room, &l);
-    l.p = kars_palloc(kars_req_pool(r), l.cap + sizeof(tail));
+    kars_watch_each(cycle, status_room_watched, &l);
+    l.p = kars_palloc(kars_req_pool(r), l.cap);
     if (l.p == NULL) {
         return KARS_ERROR;
     }
 
-    memcpy(l.p, head, sizeof(head) - 1);
-    l.n = sizeof(head) - 1;
+    l.n = (size_t) snprintf(l.p, l.cap, head, l.nentries);
+    l.nentries = 0;
+    kars_watch_each(cycle, status_entry_watched, &l);
+    status_puts(&l, "],\"deployment_health\":[");
+    l.nentries = 0;
     kars_upstream_each(cycle, status_entry, &l);
-    memcpy(l.p + l.n, tail, sizeof(tail) - 1);
+    status_puts(&l, "]}");
     return kars_respond(r, 200, KARS_STR("application/json"),
-                        (kars_str_t){ l.p, l.n + sizeof(tail) - 1 });
+                        (kars_str_t){ l.p, l.n });
 }
 
 static int

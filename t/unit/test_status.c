@@ -12,8 +12,10 @@
 static struct {
     kars_upstream_state_t upstreams[3];
     size_t nupstreams;
+    kars_watch_state_t watched[2];
+    size_t nwatched;
     int healthy, ending, status;
-    char type[128], body[2048], pool[2048];
+    char type[128], body[20000], pool[20000];
     size_t cap;
 } fake;
 
@@ -43,6 +45,16 @@ fake_each(kars_cycle_t *cycle,
         fn(&fake.upstreams[i], data);
         fake.upstreams[i].failure_streak = UINT32_MAX; /* another worker's */
         fake.upstreams[i].first_failure_at_ms = UINT64_MAX;
+    }
+}
+
+static void
+fake_watch_each(kars_cycle_t *cycle,
+                void (*fn)(const kars_watch_state_t *s, void *data), void *data)
+{
+    for (size_t i = 0; i < fake.nwatched; i++) {
+        fn(&fake.watched[i], data);
+        fake.watched[i].error = KARS_STR("refused by another worker");
     }
 }
 
@@ -83,6 +95,7 @@ static const kars_api_t fake_api = { .size = sizeof(fake_api),
                                      .cycle_ending = fake_ending,
                                      .respond = fake_respond,
                                      .upstream_each = fake_each,
+                                     .watch_each = fake_watch_each,
                                      .metrics_text = fake_metrics };
 
 static int
@@ -170,6 +183,28 @@ test_status_policy_lists_every_upstream(void)
     CU_ASSERT_EQUAL(fake_ask(STATUS_POLICY_STATUS), KARS_ERROR);
 }
 
+static void
+test_status_policy_lists_every_watched_file(void)
+{
+    static const char start[] =
+        "{\"schema_version\":1,\"count\":2,\"entries\":["
+        "{\"kind\":\"A\",\"digest\":null,\"source_path\":\"/p\","
+        "\"loaded_at\":null,\"last_error\":\"refused by another worker\"},"
+        "{\"kind\":\"B\",";
+
+    fake_begin(NULL);
+    fake.nwatched = 2;
+    fake.watched[0].kind = KARS_STR("A");
+    fake.watched[1].kind = KARS_STR("B");
+    fake.watched[0].path = fake.watched[1].path = KARS_STR("/p");
+    CU_ASSERT_EQUAL(fake_ask(STATUS_POLICY_STATUS), KARS_DONE);
+    CU_ASSERT_TRUE(kars_str_starts(t_str(fake.body), t_str(start)));
+    CU_ASSERT_STRING_EQUAL(fake.body + strlen(fake.body) - 26,
+                           "}],\"deployment_health\":[]}");
+    fake.cap = 100;
+    CU_ASSERT_EQUAL(fake_ask(STATUS_POLICY_STATUS), KARS_ERROR);
+}
+
 void
 suite_status(void)
 {
@@ -177,4 +212,5 @@ suite_status(void)
     T_TEST(status, test_status_is_not_ready_while_audit_cannot_write);
     T_TEST(status, test_status_metrics_say_their_format);
     T_TEST(status, test_status_policy_lists_every_upstream);
+    T_TEST(status, test_status_policy_lists_every_watched_file);
 }
