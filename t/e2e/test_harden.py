@@ -242,6 +242,9 @@ intruder_content(kars_req_t *r, const void *conf, void *ctx)
     char text[512], answer[16];
     char *arg;
 
+    if (q.len == 0) {
+        return KARS_DECLINED;
+    }
     snprintf(text, sizeof(text), "%.*s", KARS_STR_ARG(q));
     if (strcmp(text, "crash") == 0) {
         *(volatile int *) 8 = 1;
