@@ -392,8 +392,12 @@ typedef struct {
 /* What the module asks of the operating system beyond the router's own. */
 enum { KARS_OS_READ = 1, KARS_OS_WRITE, KARS_OS_SYSCALL, KARS_OS_CONNECT };
 typedef struct {
-    uint32_t kind;      /* KARS_OS_*; 0 ends the table */
-    const char *what;   /* a path's directive, a syscall's name, "netlink" */
+    uint32_t kind; /* KARS_OS_*; 0 ends the table */
+    /* READ, WRITE: a directive that takes a path, or an absolute path; the
+     * folder that it is or stands in. SYSCALL: a name; with all arguments.
+     * CONNECT: "netlink" (sock_diag), "udp", a TCP port, or a directive that
+     * takes HOST:PORT. What configured upstreams need is open already. */
+    const char *what;
     const char *reason; /* one line, shown at start */
 } kars_os_need_t;
 

@@ -2,6 +2,7 @@
 #include "base/log.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -25,18 +26,58 @@ kars__log_wants(uint32_t level)
 }
 
 static size_t
-log_time(char *p, size_t cap)
+log_digits(char *p, uint64_t n, size_t width)
 {
-    struct timespec ts;
-    struct tm tm;
+    for (size_t i = width; i > 0; i--) {
+        p[i - 1] = (char) ('0' + n % 10);
+        n /= 10;
+    }
+    return width;
+}
 
-    (void) clock_gettime(CLOCK_REALTIME, &ts);
-    (void) gmtime_r(&ts.tv_sec, &tm);
+/* A day of the Gregorian calendar from the days since 1970-01-01, counted in
+ * years that begin in March (400 of them have 146097 days). */
+static size_t
+log_date(char *p, uint64_t days)
+{
+    uint64_t z = days + 719468, era = z / 146097, doe = z % 146097;
+    uint64_t yoe = (doe - doe / 1460 + doe / 36524 - doe / 146096) / 365;
+    uint64_t doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    uint64_t mp = (5 * doy + 2) / 153;
+    uint64_t month = mp < 10 ? mp + 3 : mp - 9;
+    size_t n = log_digits(p, yoe + era * 400 + (month <= 2), 4);
 
-    size_t n = strftime(p, cap, "%Y-%m-%dT%H:%M:%S", &tm);
-    int m = snprintf(p + n, cap - n, ".%03ldZ", ts.tv_nsec / 1000000);
+    p[n++] = '-';
+    n += log_digits(p + n, month, 2);
+    p[n++] = '-';
+    return n + log_digits(p + n, doy - (153 * mp + 2) / 5 + 1, 2);
+}
 
-    return n + (m > 0 ? (size_t) m : 0);
+void
+kars__log_time(char p[KARS__LOG_TIME], const struct timespec *at)
+{
+    uint64_t s = (uint64_t) at->tv_sec % 86400;
+    size_t n = log_date(p, (uint64_t) at->tv_sec / 86400);
+
+    p[n++] = 'T';
+    n += log_digits(p + n, s / 3600, 2);
+    p[n++] = ':';
+    n += log_digits(p + n, s / 60 % 60, 2);
+    p[n++] = ':';
+    n += log_digits(p + n, s % 60, 2);
+    p[n++] = '.';
+    n += log_digits(p + n, (uint64_t) at->tv_nsec / 1000000, 3);
+    p[n++] = 'Z';
+    p[n] = '\0';
+}
+
+static void
+log_now(char p[KARS__LOG_TIME])
+{
+    struct timespec now;
+
+    (void) clock_gettime(CLOCK_REALTIME, &now);
+    kars__log_time(p, &now);
 }
 
 /* Escapes what is not printable; in JSON the quote and the backslash too.
@@ -70,14 +111,14 @@ kars__vlog(uint32_t level, kars_str_t trace, const char *fmt, va_list ap)
         return;
     }
 
-    char text[LOG_LINE / 2], line[LOG_LINE], when[40];
+    char text[LOG_LINE / 2], line[LOG_LINE], when[KARS__LOG_TIME];
     int len = vsnprintf(text, sizeof(text), fmt, ap);
     size_t n = len < 0                       ? 0
                : (size_t) len < sizeof(text) ? (size_t) len
                                              : sizeof(text) - 1;
     size_t o;
 
-    when[log_time(when, sizeof(when) - 1)] = '\0';
+    log_now(when);
     if (log_conf.json) {
         o = (size_t) snprintf(line, sizeof(line),
                               "{\"time\":\"%s\",\"level\":\"%s\",\"pid\":%d,"
@@ -109,4 +150,49 @@ kars__log(uint32_t level, const char *fmt, ...)
     va_start(ap, fmt);
     kars__vlog(level, (kars_str_t){ NULL, 0 }, fmt, ap);
     va_end(ap);
+}
+
+static size_t
+log_append(char *line, size_t n, const char *text)
+{
+    size_t len = strlen(text);
+
+    if (len > LOG_LINE - 4 - n) {
+        len = LOG_LINE - 4 - n;
+    }
+    memcpy(line + n, text, len);
+    return n + len;
+}
+
+void
+kars__log_signal(uint32_t level, const char *text)
+{
+    char line[LOG_LINE], when[KARS__LOG_TIME], pid[16];
+    uint64_t me = (uint64_t) getpid();
+    size_t width = 1, n = 0;
+
+    for (uint64_t rest = me / 10; rest != 0; rest /= 10) {
+        width++;
+    }
+    pid[log_digits(pid, me, width)] = '\0';
+    log_now(when);
+
+    const char *json[] = { "{\"time\":\"",
+                           when,
+                           "\",\"level\":\"",
+                           log_names[level],
+                           "\",\"pid\":",
+                           pid,
+                           ",\"trace_id\":\"\",\"msg\":\"",
+                           text,
+                           "\"}" };
+    const char *plain[] = { when, " ", log_names[level], " ", text };
+    const char **parts = log_conf.json ? json : plain;
+    size_t nparts = log_conf.json ? KARS_NELTS(json) : KARS_NELTS(plain);
+
+    for (size_t i = 0; i < nparts; i++) {
+        n = log_append(line, n, parts[i]);
+    }
+    line[n++] = '\n';
+    (void) !write(log_conf.fd, line, n);
 }

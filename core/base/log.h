@@ -10,6 +10,7 @@
 #include "kars_module.h"
 
 #include <stdarg.h>
+#include <time.h>
 
 typedef struct {
     int fd;         /* borrowed */
@@ -26,5 +27,16 @@ void kars__log(uint32_t level, const char *fmt, ...)
 /* The same with the trace id of a request (may be empty). */
 void kars__vlog(uint32_t level, kars_str_t trace, const char *fmt, va_list ap)
     __attribute__((format(printf, 3, 0)));
+
+/* "2026-01-31T12:34:56.789Z", until the year 9999. By our own arithmetic, since
+ * a signal handler may not call gmtime() or strftime(). */
+enum { KARS__LOG_TIME = 32 };
+void kars__log_time(char p[KARS__LOG_TIME], const struct timespec *at);
+
+/*
+ * A line from a signal handler: takes no lock, allocates nothing. text is
+ * printable ASCII without quotes and backslashes, which the caller sees to.
+ */
+void kars__log_signal(uint32_t level, const char *text);
 
 #endif

@@ -31,6 +31,7 @@ struct kars__offload_s {
     pthread_t threads[OFFLOAD_THREADS];
     int nthreads;
     int stop;
+    int held;
     unsigned waiting;
     offload_list_t todo;
     offload_list_t ended;
@@ -157,13 +158,20 @@ kars__offload_destroy(kars__offload_t *o)
     kars__free(o);
 }
 
-/* Signals belong to the loop's thread. */
+/* Signals belong to the loop's thread, but for those that a thread's own code
+ * brings upon itself: they say where it crashed. */
 static int
 offload_start(kars__offload_t *o)
 {
+    static const int own[] = {
+        SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS
+    };
     sigset_t all, was;
 
     (void) sigfillset(&all);
+    for (size_t i = 0; i < KARS_NELTS(own); i++) {
+        (void) sigdelset(&all, own[i]);
+    }
     (void) pthread_sigmask(SIG_SETMASK, &all, &was);
     while (o->nthreads < OFFLOAD_THREADS &&
            pthread_create(&o->threads[o->nthreads], NULL, offload_thread, o) ==
@@ -174,11 +182,25 @@ offload_start(kars__offload_t *o)
     return o->nthreads > 0 ? KARS_OK : KARS_ERROR;
 }
 
+void
+kars__offload_hold(kars__offload_t *o)
+{
+    o->held = 1;
+}
+
+int
+kars__offload_release(kars__offload_t *o)
+{
+    o->held = 0;
+    return o->todo.first == NULL ? KARS_OK : offload_start(o);
+}
+
 int
 kars__offload(kars__offload_t *o, int (*work)(void *data),
               void (*done)(int error, void *data), void *data)
 {
-    if (o->stop || (o->nthreads == 0 && offload_start(o) != KARS_OK)) {
+    if (o->stop ||
+        (!o->held && o->nthreads == 0 && offload_start(o) != KARS_OK)) {
         return KARS_ERROR;
     }
 

@@ -15,6 +15,14 @@ kars__offload_t *kars__offload_create(kars__loop_t *loop, kars_err_t *err);
 void kars__offload_drain(kars__offload_t *o);
 void kars__offload_destroy(kars__offload_t *o); /* drains first */
 
+/*
+ * Between the two jobs are taken, but no thread is started: a filter of system
+ * calls and a Landlock domain hold for the thread that asked for them and those
+ * that it starts later. KARS_ERROR: jobs wait and no thread can be made.
+ */
+void kars__offload_hold(kars__offload_t *o);
+int kars__offload_release(kars__offload_t *o);
+
 /* work(data) on a thread, then done(error, data) on the loop, where error is
  * what work returned. KARS_ERROR: not taken, done will not run. */
 int kars__offload(kars__offload_t *o, int (*work)(void *data),

@@ -139,6 +139,7 @@ struct kars_cycle_s {
     kars_listener_t *listeners;
     kars_upstream_t *upstreams;
     kars_str_t sandbox;
+    uint32_t hardening; /* of the process: KARS__HARDEN_* (proc/harden.h) */
 
     uint64_t body_memory; /* held bodies of all requests: the cap, in bytes */
     uint64_t body_wait_ms;

@@ -6,17 +6,16 @@
 #include "base/parse.h"
 #include "conf/conf_image.h"
 #include "kars_config.h"
+#include "proc/crash.h"
 #include "proc/cycle.h"
+#include "proc/harden.h"
 #include "proc/module.h"
+#include "proc/privileges.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
-#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #define M(f)      offsetof(kars__main_conf_t, f)
@@ -29,6 +28,11 @@
 const kars_directive_t kars__main_directives[] = {
     { .name = "user", .at = AT_MAIN, .type = KARS_T_STR, .offset = M(user),
       .doc = "the account that workers run as, when started by root" },
+    { .name = "hardening", .at = AT_MAIN, .type = KARS_T_ENUM,
+      .offset = M(hardening), .dflt = "strict", .values = "off strict require",
+      .doc = "filters of system calls, files and ports around workers: strict: "
+             "what the kernel has; require: no start without; off: none, for "
+             "debuggers" },
     { .name = "workers", .at = AT_MAIN, .type = KARS_T_STR,
       .offset = M(workers), .dflt = "1",
       .doc = "worker processes: 1 to 64, or auto: one for each processor" },
@@ -271,40 +275,13 @@ load_log(kars__load_t *l, kars_err_t *err)
 static int
 load_drop_privileges(kars__load_t *l, kars_err_t *err)
 {
-    if (l->mode != KARS__CYCLE_SERVE) {
+    if (l->mode != KARS__CYCLE_SERVE || l->channel == -1) {
         return KARS_OK;
     }
-    if (l->main.user.len != 0 && geteuid() == 0) {
-        const struct passwd *pw = getpwnam(l->main.user.data);
-
-        if (pw == NULL) {
-            return kars__err(err, 0, "user: there is no account \"%s\"",
-                             l->main.user.data);
-        }
-        if (initgroups(pw->pw_name, pw->pw_gid) == -1 ||
-            setgid(pw->pw_gid) == -1 || setuid(pw->pw_uid) == -1) {
-            return kars__err(err, errno, "become user \"%s\"",
-                             l->main.user.data);
-        }
-    }
-
-    if (geteuid() == 0) {
-        kars__log(KARS_LOG_NOTICE, "worker: runs as root: name an account "
-                                   "with `user`");
-    }
-
-    struct rlimit none = { 0, 0 };
-
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == -1 ||
-        setrlimit(RLIMIT_CORE, &none) == -1) {
-        return kars__err(err, errno, "give up privileges");
-    }
-#ifndef __SANITIZE_ADDRESS__ /* its leak check must be able to look */
-    if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == -1) {
-        return kars__err(err, errno, "forbid core dumps");
-    }
-#endif
-    return KARS_OK;
+    return kars__crash_start(err) == KARS_OK
+               ? kars__privileges_drop(
+                     l->main.user, l->main.hardening == KARS__HARDEN_OFF, err)
+               : KARS_ERROR;
 }
 
 static int
@@ -607,6 +584,7 @@ load_all(kars__load_t *l, const char *path, kars_err_t *err)
         return KARS_ERROR;
     }
     c->sandbox = l->main.sandbox;
+    c->hardening = (uint32_t) l->main.hardening;
     c->body_memory = l->main.body_memory;
     c->body_wait_ms = l->main.body_wait_ms;
     c->drain_timeout_ms = l->main.drain_timeout_ms;

@@ -10,6 +10,7 @@
 /* Core's main directives. */
 typedef struct {
     kars_str_t user;
+    int32_t hardening; /* KARS__HARDEN_* */
     kars_str_t workers;
     kars_list_t modules;
     kars_str_t module_path;

@@ -1,6 +1,7 @@
 /* module.c - opening modules; see module.h. */
 #include "proc/module.h"
 #include "proc/elf_head.h"
+#include "proc/harden.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -63,6 +64,9 @@ module_adopt(kars_pool_t *pool, const kars_module_t *self, kars__mod_t **ret,
     }
     mod->table.owner = mod->def.name;
     mod->table.conf_size = mod->def.conf_size;
+    if (kars__harden_check(mod, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
     if (mod->def.api != NULL) {
         *mod->def.api = &kars__api;
     }

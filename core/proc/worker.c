@@ -6,6 +6,7 @@
  */
 #include "proc/worker.h"
 #include "proc/cycle.h"
+#include "proc/harden.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -146,7 +147,7 @@ worker_serve(kars_cycle_t *c, int channel)
     kars_err_t err = KARS_ERR_INIT;
     kars__ask_t ready = { .kind = KARS__ASK_READY };
 
-    if (kars__cycle_start(c, &err) != KARS_OK) {
+    if (kars__harden_start(c, &err) != KARS_OK) {
         kars__log(KARS_LOG_ERR, "worker: %s", err.text);
         return KARS__EXIT_CONF;
     }

@@ -517,7 +517,7 @@ static const kars_hook_t identity_hooks[] = {
 
 static const kars_os_need_t identity_os_needs[] = {
     { KARS_OS_CONNECT, "netlink", "asks the kernel which user is calling" },
-    { KARS_OS_SYSCALL, "socket", "to find out which addresses are our own" },
+    { KARS_OS_CONNECT, "udp", "to find out which addresses are our own" },
     { KARS_OS_SYSCALL, "bind", "to find out which addresses are our own" },
     { 0 },
 };
