@@ -32,7 +32,7 @@ typedef struct {
     size_t cap;
 } kars__headers_t;
 
-#define KARS__VARS 30 /* facts that have a place of their own */
+#define KARS__VARS 32 /* facts that have a place of their own */
 
 /* One fact about the request. name: of one in the list. */
 typedef struct kars__var_s kars__var_t;
@@ -158,6 +158,7 @@ struct kars_req_s {
     uint8_t event_stream;
     kars_str_t answer_body;
     uint64_t answer_bytes; /* body bytes that entered the filters */
+    uint64_t sent_bytes;   /* given to the connection: head, body, framing */
     kars_filter_t *filters;
     kars__json_scan_t *out_scan;
     kars__sse_t *out_sse;

@@ -138,6 +138,7 @@ struct kars_cycle_s {
     kars__server_t *servers;
     kars_listener_t *listeners;
     kars_upstream_t *upstreams;
+    kars_log_t *logs;
     kars_str_t sandbox;
 
     uint64_t body_memory; /* held bodies of all requests: the cap, in bytes */

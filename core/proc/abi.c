@@ -3,6 +3,7 @@
 #include "http/answer.h"
 #include "http/conn.h"
 #include "http/upstream.h"
+#include "proc/logs.h"
 #include "proc/module.h"
 
 #include <errno.h>
@@ -717,4 +718,5 @@ const kars_api_t kars__api = {
     .metrics_text = abi_metrics_text,
     .cycle_ending = abi_cycle_ending,
     .reply_header = abi_reply_header,
+    .log_line = kars__logs_line,
 };

@@ -2,6 +2,7 @@
 #include "proc/cycle.h"
 #include "http/client.h"
 #include "kars_config.h"
+#include "proc/logs.h"
 #include "proc/module.h"
 
 #include <errno.h>
@@ -172,6 +173,7 @@ kars__cycle_destroy(kars_cycle_t *c)
     kars__resolver_destroy(c->resolver);
     kars__offload_destroy(c->offload);
     kars__loop_turn(c->loop, 0);
+    kars__logs_close(c);
     kars__waits_destroy(c->waits);
     kars__loop_destroy(c->loop);
     kars__zone_unmap(c->zone);

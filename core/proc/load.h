@@ -14,7 +14,7 @@ typedef struct {
     kars_list_t modules;
     kars_str_t module_path;
     kars_str_t sandbox;
-    kars_str_t log;
+    kars_log_t *log;
     int32_t log_level;
     int32_t log_format;
     kars_str_t pid;
@@ -54,6 +54,7 @@ typedef struct {
     kars__dtable_t core_table;
     kars__dresolve_t resolve;
     kars__secret_ref_t *secrets;
+    int logs_asked; /* all logs that the text names are known */
     kars__level_t top;
 } kars__load_t;
 
