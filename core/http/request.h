@@ -246,6 +246,10 @@ int kars__req_deny(kars_req_t *r, const kars_denial_t *denial,
 /* The same for the router's own refusals. */
 int kars__req_refuse(kars_req_t *r, int status, const char *type,
                      const char *code, const char *reason);
+/* rule: the directive that decided ("body_memory wait"), where the code alone
+ * does not tell. */
+int kars__req_refuse_by(kars_req_t *r, int status, const char *type,
+                        const char *code, const char *reason, const char *rule);
 int kars__req_respond(kars_req_t *r, uint32_t status, kars_str_t type,
                       kars_str_t body);
 /* Sends what respond or deny set, through the filters. */
@@ -254,6 +258,11 @@ void kars__req_send_answer(kars_req_t *r);
  * else is cut. */
 void kars__req_fail_late(kars_req_t *r, int status, const char *type,
                          const char *code, const char *reason);
+
+/* rule.c: where it was decided, never empty but for want of memory. by NULL:
+ * core, which may say which directive it was. */
+kars_str_t kars__rule_of(kars_req_t *r, const kars_denial_t *d,
+                         const kars__mod_t *by, const char *said);
 
 /* filter.c */
 int kars__filters_head(kars_req_t *r); /* OK; DONE: replaced by a denial */

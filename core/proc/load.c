@@ -573,6 +573,7 @@ static int
 load_main(kars__load_t *l, kars_err_t *err)
 {
     kars_pool_t *pool = l->cycle->pool;
+    kars__dtable_t *tables;
     kars__prov_t *prov;
 
     if (kars__dtable_init(&l->main_table, pool, "core", kars__main_directives,
@@ -586,9 +587,15 @@ load_main(kars__load_t *l, kars_err_t *err)
         return KARS_ERROR;
     }
     prov = kars__pnewn(pool, kars__prov_t, l->main_table.nrows + 1);
-    if (prov == NULL) {
+    tables = kars__pnewn(pool, kars__dtable_t, 2);
+    if (prov == NULL || tables == NULL) {
         return kars__err(err, ENOMEM, "the configuration");
     }
+    tables[0] = l->main_table;
+    tables[1] = l->core_table;
+    l->cycle->main_table = &tables[0];
+    l->cycle->core_table = &tables[1];
+    l->cycle->main_prov = prov;
     for (const kars__conf_node_t *n = l->root->child; n != NULL; n = n->next) {
         if (kars__dtable_find(&l->main_table, n->argv[0]) != NULL &&
             kars__directive_set(&l->main_table, n, KARS_AT_MAIN, &l->main, prov,
