@@ -681,26 +681,31 @@ load_all(kars__load_t *l, const char *path, kars_err_t *err)
     return KARS_OK;
 }
 
+int
+kars__load_run(kars__load_t *l, const char *path, kars_err_t *err)
+{
+    l->cycle = kars__cycle_bare(err);
+    if (l->cycle == NULL) {
+        return KARS_ERROR;
+    }
+    l->resolve.data = l;
+    l->resolve.upstream = load_upstream;
+    l->resolve.secret = load_secret;
+    l->resolve.log = load_find_log;
+    kars__abi_resolve = &l->resolve;
+    int rc = load_all(l, path, err);
+    kars__abi_resolve = NULL;
+    if (rc != KARS_OK) {
+        load_close_secrets(l);
+        kars__cycle_destroy(l->cycle);
+    }
+    return rc;
+}
+
 kars_cycle_t *
 kars__cycle_load(const char *path, uint32_t mode, int channel, kars_err_t *err)
 {
     kars__load_t l = { .mode = mode, .channel = channel };
 
-    l.cycle = kars__cycle_bare(err);
-    if (l.cycle == NULL) {
-        return NULL;
-    }
-    l.resolve.data = &l;
-    l.resolve.upstream = load_upstream;
-    l.resolve.secret = load_secret;
-    l.resolve.log = load_find_log;
-    kars__abi_resolve = &l.resolve;
-    int rc = load_all(&l, path, err);
-    kars__abi_resolve = NULL;
-    if (rc != KARS_OK) {
-        load_close_secrets(&l);
-        kars__cycle_destroy(l.cycle);
-        return NULL;
-    }
-    return l.cycle;
+    return kars__load_run(&l, path, err) == KARS_OK ? l.cycle : NULL;
 }

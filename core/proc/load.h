@@ -59,6 +59,9 @@ typedef struct {
 } kars__load_t;
 
 /* load.c */
+/* All of a load but what only the process needs; mode and channel are set. On
+ * failure nothing is left. */
+int kars__load_run(kars__load_t *l, const char *path, kars_err_t *err);
 extern const kars_directive_t kars__main_directives[];
 extern const kars_directive_t kars__core_directives[];
 int kars__load_unknown(kars__load_t *l, const kars__conf_node_t *node,
