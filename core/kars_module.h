@@ -115,9 +115,9 @@ enum {
     KARS_T_SECRET = 13,   /* kars_secret_t *: file:PATH or env:NAME */
     KARS_T_CUSTOM = 14,   /* whatever `set` makes of it: an inner level
                            * begins as a copy of the outer one */
-    KARS_T_LOG = 15       /* kars_log_t *: stderr, stdout, syslog:…, a path; off
-                           * is NULL. The first word of a directive whose name
-                           * ends in `_log`: the master opens it */
+    KARS_T_LOG = 15 /* kars_log_t *: stderr, stdout, syslog:…, a path; off
+                     * is NULL. The first word of a directive whose name
+                     * ends in `_log`: the master opens it */
 };
 
 /* Flags of a directive row. */

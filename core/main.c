@@ -25,9 +25,9 @@ static const char main_usage[] =
     "       kars-router --directives        the reference of directives\n"
     "\n"
     "  -c FILE   the configuration (" KARS_CONF_PATH ")\n"
-    "signals: HUP load the configuration again, USR1 open the logs again, USR2 "
-    "go\n"
-    "on with the binary that is there now, QUIT finish open requests and stop, TERM and INT stop\n"
+    "signals: HUP load the configuration again, USR1 open the logs again,\n"
+    "USR2 go on with the binary that is there now, QUIT finish open requests\n"
+    "and stop, TERM and INT stop\n"
     "exit codes: 0 done, 1 it failed and said why, 2 it was called wrongly\n";
 
 enum { MAIN_TAKEOVER = 256 }; /* options without a letter */

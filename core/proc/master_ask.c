@@ -58,8 +58,7 @@ master_zone(kars__master_t *m, kars__master_worker_t *w, kars__ask_t *ask)
 }
 
 static int
-master_open(kars__master_t *m, const kars__master_worker_t *w,
-            kars__ask_t *ask)
+master_open(kars__master_t *m, const kars__master_worker_t *w, kars__ask_t *ask)
 {
     char path[sizeof(ask->text)];
     int fd = ask->kind == KARS__ASK_LOG

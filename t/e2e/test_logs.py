@@ -299,6 +299,30 @@ def test_a_rotation_during_a_reload_and_in_a_draining_worker(
     kit.wait_for("its own log too", lambda: "no_such_route" in own.read_text())
 
 
+def test_a_rotation_after_another_binary_took_over(
+        start: Start, site: kit.Site, backend: Backend) -> None:
+    """It knows the files of the workers that it inherited, too."""
+    log = site.dir / "access.log"
+    r = start(conf(site, f'access_log {log} "$path" if=http_x_mark;'))
+    backend.hold_after = 2
+    w = r.wire().send(wire.request("POST", kit.CHAT, kit.chat_bytes(
+        stream=True), {"x-mark": "1"}))
+    assert w.head().status == 200
+    w.chunk()
+    r.upgrade()
+    log.rename(site.dir / "access.1")
+    r.send_signal(signal.SIGUSR1)
+    kit.wait_for("the new file", log.exists)
+    assert r.ask("GET", "/open/new", headers={"x-mark": "1"}).status == 200
+    settled(log, 1)
+    backend.hold_after = None
+    backend.release()
+    assert b"".join(w.chunks()).rstrip().endswith(b"data: [DONE]")
+    w.sock.close()
+    assert settled(log, 2) == ["/open/new", kit.CHAT]
+    assert lines(site.dir / "access.1") == []
+
+
 def test_workers_write_whole_lines(start: Start, site: kit.Site) -> None:
     log = site.dir / "access.log"
     r = start(conf(site, f'access_log {log} "$path $http_x_long" '
