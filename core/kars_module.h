@@ -113,8 +113,11 @@ enum {
     KARS_T_UPSTREAM = 11, /* kars_upstream_t *: the name of an upstream block */
     KARS_T_ZONE = 12,     /* kars_zone_t *: the name of a zone */
     KARS_T_SECRET = 13,   /* kars_secret_t *: file:PATH or env:NAME */
-    KARS_T_CUSTOM = 14    /* whatever `set` makes of it: an inner level
+    KARS_T_CUSTOM = 14,   /* whatever `set` makes of it: an inner level
                            * begins as a copy of the outer one */
+    KARS_T_LOG = 15 /* kars_log_t *: stderr, stdout, syslog:…, a path; off
+                     * is NULL. The first word of a directive whose name
+                     * ends in `_log`: the master opens it */
 };
 
 /* Flags of a directive row. */
@@ -146,6 +149,7 @@ typedef struct kars_stream_s kars_stream_t; /* bytes of one's own protocol */
 typedef struct kars_ws_s kars_ws_t;         /* a WebSocket */
 typedef struct kars_snapshot_s kars_snapshot_t; /* of a watched file */
 typedef struct kars_map_s kars_map_t;           /* a store that workers share */
+typedef struct kars_log_s kars_log_t;           /* of KARS_T_LOG */
 typedef uint64_t kars_token_t; /* names a suspension; stale ones are harmless */
 
 /* Bytes with a length; not terminated. Borrowed unless the comment says so. */
@@ -960,6 +964,13 @@ struct kars_api_s {
     kars_str_t (*req_body_flat)(kars_req_t *r);
     int (*random)(void *ret, size_t n); /* for keys and nonces; OK, ERROR */
     int (*cycle_ending)(kars_cycle_t *cycle); /* 1: the router stops */
+
+    /* One line, without its end, for a log of the configuration (NULL: none).
+     * Lines of a turn are written at its end, whole; of several workers they
+     * never mix; more than 4095 bytes are cut with a mark. Escaping is yours:
+     * a line end inside is ERROR. What a full disk does not take is counted
+     * in kars_log_lines_lost_total and fails nothing. */
+    int (*log_line)(kars_log_t *log, kars_str_t line);
 };
 
 #ifndef KARS_CORE
@@ -1119,6 +1130,7 @@ extern const kars_module_t kars_module;
 #define kars_check_err         kars_api->check_err
 #define kars_req_body_flat     kars_api->req_body_flat
 #define kars_random            kars_api->random
+#define kars_log_line          kars_api->log_line
 #endif
 
 static inline int

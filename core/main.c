@@ -1,6 +1,7 @@
 /* main.c - kars-router: arguments, and what to do with them. */
 #include "kars_config.h"
 #include "proc/cycle.h"
+#include "proc/effective.h"
 #include "proc/master.h"
 #include "proc/module.h"
 #include "proc/probe.h"
@@ -13,6 +14,7 @@
 static const char main_usage[] =
     "usage: kars-router [-c FILE]           serve\n"
     "       kars-router [-c FILE] -t        check the configuration\n"
+    "       kars-router [-c FILE] -T        print it as it is in effect\n"
     "       kars-router [-c FILE] NAME …    run a module's command, such as\n"
     "                                       `audit verify` or `signing "
     "keygen`\n"
@@ -23,9 +25,9 @@ static const char main_usage[] =
     "       kars-router --directives        the reference of directives\n"
     "\n"
     "  -c FILE   the configuration (" KARS_CONF_PATH ")\n"
-    "signals: HUP load the configuration again, USR2 go on with the binary "
-    "that\n"
-    "is there now, QUIT finish open requests and stop, TERM and INT stop\n"
+    "signals: HUP load the configuration again, USR1 open the logs again,\n"
+    "USR2 go on with the binary that is there now, QUIT finish open requests\n"
+    "and stop, TERM and INT stop\n"
     "exit codes: 0 done, 1 it failed and said why, 2 it was called wrongly\n";
 
 enum { MAIN_TAKEOVER = 256 }; /* options without a letter */
@@ -42,6 +44,18 @@ main_check(const char *conf)
     }
     (void) printf("kars-router: the configuration %s is good\n", conf);
     kars__cycle_destroy(c);
+    return 0;
+}
+
+static int
+main_effective(const char *conf)
+{
+    kars_err_t err = KARS_ERR_INIT;
+
+    if (kars__effective_print(conf, stdout, &err) != KARS_OK) {
+        (void) fprintf(stderr, "kars-router: %s\n", err.text);
+        return 1;
+    }
     return 0;
 }
 
@@ -161,7 +175,7 @@ main(int argc, char **argv)
 {
     const char *conf = KARS_CONF_PATH;
     const char *given = NULL; /* the same, if it was said */
-    int check = 0, opt;
+    int check = 0, effective = 0, opt;
 
     static const struct option options[] = {
         { "takeover-check", no_argument, NULL, MAIN_TAKEOVER },
@@ -171,7 +185,7 @@ main(int argc, char **argv)
         { 0 },
     };
 
-    while ((opt = getopt_long(argc, argv, "+c:tVh", options, NULL)) != -1) {
+    while ((opt = getopt_long(argc, argv, "+c:tTVh", options, NULL)) != -1) {
         switch (opt) {
         case 'D':
             return main_directives();
@@ -183,6 +197,9 @@ main(int argc, char **argv)
         case 't':
             check = 1;
             break;
+        case 'T':
+            effective = 1;
+            break;
         case 'V':
             return main_version();
         case 'h':
@@ -192,6 +209,9 @@ main(int argc, char **argv)
             (void) fputs(main_usage, stderr);
             return 2;
         }
+    }
+    if (effective) {
+        return main_effective(conf);
     }
     if (check) {
         return main_check(conf);

@@ -6,9 +6,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LOG_LINE 2048
+#define LOG_TEXT  2048 /* of what is said; escapes make it longer */
+#define LOG_TRACE 128
 
-static kars__log_conf_t log_conf = { .fd = 2, .level = KARS_LOG_NOTICE };
+static kars__log_conf_t log_conf = {
+    .target = { .kind = KARS__LOG_STDERR, .fd = 2 },
+    .level = KARS_LOG_NOTICE,
+};
 
 static const char *const log_names[] = { "",       "error", "warn",
                                          "notice", "info",  "debug" };
@@ -17,6 +21,12 @@ void
 kars__log_setup(const kars__log_conf_t *conf)
 {
     log_conf = *conf;
+}
+
+kars__log_target_t *
+kars__log_target(void)
+{
+    return &log_conf.target;
 }
 
 int
@@ -81,24 +91,70 @@ log_now(char p[KARS__LOG_TIME])
 }
 
 /* Escapes what is not printable; in JSON the quote and the backslash too.
- * Bytes from 0x80 pass: logs are UTF-8. Returns how much was written. */
+ * Bytes from 0x80 pass: logs are UTF-8. What does not fit into cap ends in a
+ * mark, for which there is room behind it. Returns how much was written. */
 static size_t
 log_escape(char *out, size_t cap, const char *in, size_t n, int json)
 {
     size_t o = 0;
 
-    for (size_t i = 0; i < n && o + 6 < cap; i++) {
+    for (size_t i = 0; i < n; i++) {
         unsigned char c = (unsigned char) in[i];
 
+        if (o + 6 > cap) {
+            memcpy(out + o, KARS__LOG_CUT, sizeof(KARS__LOG_CUT) - 1);
+            return o + sizeof(KARS__LOG_CUT) - 1;
+        }
         if (c < 0x20 || c == 0x7f) {
-            o += (size_t) snprintf(out + o, cap - o,
-                                   json ? "\\u%04x" : "\\x%02x", c);
+            o += (size_t) snprintf(out + o, 7, json ? "\\u%04x" : "\\x%02x", c);
         } else if (json && (c == '"' || c == '\\')) {
             out[o++] = '\\';
             out[o++] = (char) c;
         } else {
             out[o++] = (char) c;
         }
+    }
+    return o;
+}
+
+static size_t
+log_json(char *line, size_t cap, uint32_t level, kars_str_t trace,
+         const char *text, size_t n)
+{
+    char when[KARS__LOG_TIME];
+    size_t o;
+
+    log_now(when);
+    o = (size_t) snprintf(line, cap,
+                          "{\"time\":\"%s\",\"level\":\"%s\","
+                          "\"pid\":%d,\"trace_id\":\"%.*s\","
+                          "\"msg\":\"",
+                          when, log_names[level], (int) getpid(),
+                          (int) (trace.len > LOG_TRACE ? LOG_TRACE : trace.len),
+                          trace.len != 0 ? trace.data : "");
+
+    o += log_escape(line + o, cap - o - 16, text, n, 1);
+    memcpy(line + o, "\"}", 2);
+    return o + 2;
+}
+
+/* syslog says when and how bad in its own head. */
+static size_t
+log_text(char *line, size_t cap, uint32_t level, kars_str_t trace,
+         const char *text, size_t n)
+{
+    size_t o = 0;
+
+    if (log_conf.target.kind != KARS__LOG_SYSLOG) {
+        char when[KARS__LOG_TIME];
+
+        log_now(when);
+        o = (size_t) snprintf(line, cap, "%s %s ", when, log_names[level]);
+    }
+    o += log_escape(line + o, cap - o - LOG_TRACE - 32, text, n, 0);
+    if (trace.len != 0 && trace.len <= LOG_TRACE) {
+        o += (size_t) snprintf(line + o, cap - o, " trace=%.*s",
+                               KARS_STR_ARG(trace));
     }
     return o;
 }
@@ -111,35 +167,22 @@ kars__vlog(uint32_t level, kars_str_t trace, const char *fmt, va_list ap)
         return;
     }
 
-    char text[LOG_LINE / 2], line[LOG_LINE], when[KARS__LOG_TIME];
-    int len = vsnprintf(text, sizeof(text), fmt, ap);
-    size_t n = len < 0                       ? 0
-               : (size_t) len < sizeof(text) ? (size_t) len
-                                             : sizeof(text) - 1;
-    size_t o;
+    char text[LOG_TEXT + sizeof(KARS__LOG_CUT)], line[KARS__LOG_LINE];
+    int len = vsnprintf(text, LOG_TEXT, fmt, ap);
+    size_t n = len < 0 ? 0 : (size_t) len;
 
-    log_now(when);
-    if (log_conf.json) {
-        o = (size_t) snprintf(line, sizeof(line),
-                              "{\"time\":\"%s\",\"level\":\"%s\",\"pid\":%d,"
-                              "\"trace_id\":\"%.*s\",\"msg\":\"",
-                              when, log_names[level], (int) getpid(),
-                              (int) (trace.len > 128 ? 128 : trace.len),
-                              trace.len != 0 ? trace.data : "");
-        o += log_escape(line + o, sizeof(line) - o - 3, text, n, 1);
-        memcpy(line + o, "\"}", 2);
-        o += 2;
-    } else {
-        o = (size_t) snprintf(line, sizeof(line), "%s %s ", when,
-                              log_names[level]);
-        o += log_escape(line + o, sizeof(line) - o - 140, text, n, 0);
-        if (trace.len != 0 && trace.len <= 128) {
-            o += (size_t) snprintf(line + o, sizeof(line) - o, " trace=%.*s",
-                                   KARS_STR_ARG(trace));
-        }
+    if (n >= LOG_TEXT) {
+        memcpy(text + LOG_TEXT - 1, KARS__LOG_CUT, sizeof(KARS__LOG_CUT));
+        n = LOG_TEXT + sizeof(KARS__LOG_CUT) - 2;
     }
+
+    size_t o = log_conf.json
+                   ? log_json(line, sizeof(line), level, trace, text, n)
+                   : log_text(line, sizeof(line), level, trace, text, n);
+
     line[o++] = '\n';
-    (void) !write(log_conf.fd, line, o); /* nobody is left to tell */
+    /* nobody is left to tell */
+    (void) kars__log_target_write(&log_conf.target, level, line, o);
 }
 
 void
@@ -157,8 +200,8 @@ log_append(char *line, size_t n, const char *text)
 {
     size_t len = strlen(text);
 
-    if (len > LOG_LINE - 4 - n) {
-        len = LOG_LINE - 4 - n;
+    if (len > KARS__LOG_LINE - 4 - n) {
+        len = KARS__LOG_LINE - 4 - n;
     }
     memcpy(line + n, text, len);
     return n + len;
@@ -167,7 +210,7 @@ log_append(char *line, size_t n, const char *text)
 void
 kars__log_signal(uint32_t level, const char *text)
 {
-    char line[LOG_LINE], when[KARS__LOG_TIME], pid[16];
+    char line[KARS__LOG_LINE], when[KARS__LOG_TIME], pid[16];
     uint64_t me = (uint64_t) getpid();
     size_t width = 1, n = 0;
 
@@ -194,5 +237,5 @@ kars__log_signal(uint32_t level, const char *text)
         n = log_append(line, n, parts[i]);
     }
     line[n++] = '\n';
-    (void) !write(log_conf.fd, line, n);
+    (void) kars__log_target_write(&log_conf.target, level, line, n);
 }

@@ -1,25 +1,29 @@
 /*
  * log.h - one event a line: "area: what happened key=value".
  *
- * One log per process. A line is one write(2); bytes that could forge a line
- * or move a terminal's cursor are escaped.
+ * One log per process. A line is one write(2) or one syslog datagram; bytes
+ * that could forge a line or move a terminal's cursor are escaped; what is too
+ * long ends in a mark.
  */
 #ifndef KARS_BASE_LOG_H
 #define KARS_BASE_LOG_H
 
-#include "kars_module.h"
+#include "base/log_target.h"
 
 #include <stdarg.h>
 #include <time.h>
 
 typedef struct {
-    int fd;         /* borrowed */
-    uint32_t level; /* lines above it (KARS_LOG_*) are dropped */
-    uint32_t json;  /* one JSON object a line instead of text */
+    kars__log_target_t target; /* borrowed, of kars__log_target() afterwards */
+    uint32_t level;            /* lines above it (KARS_LOG_*) are dropped */
+    uint32_t json;             /* one JSON object a line instead of text */
 } kars__log_conf_t;
 
 void kars__log_setup(const kars__log_conf_t *conf);
 int kars__log_wants(uint32_t level);
+
+/* Where the lines go, for whoever opens its file again. */
+kars__log_target_t *kars__log_target(void);
 
 void kars__log(uint32_t level, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));

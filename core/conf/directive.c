@@ -101,6 +101,7 @@ directive_dflt_is_zero(const kars_directive_t *d)
     case KARS_T_UPSTREAM:
     case KARS_T_ZONE:
     case KARS_T_SECRET:
+    case KARS_T_LOG:
         return *d->dflt == '\0';
     default:
         return 0;

@@ -35,6 +35,8 @@ typedef struct {
     kars_zone_t *(*zone)(void *data, kars_str_t name);
     /* ref is "file:PATH" or "env:NAME" */
     kars_secret_t *(*secret)(void *data, kars_str_t ref, kars_err_t *err);
+    /* word is a target other than off; a path in it is absolute */
+    kars_log_t *(*log)(void *data, kars_str_t word, kars_err_t *err);
 } kars__dresolve_t;
 
 /*

@@ -21,6 +21,16 @@ table_is_name(const char *s)
     return n != 0 && s[n] == '\0' && !(s[0] >= '0' && s[0] <= '9');
 }
 
+/* The master finds logs by the names of their directives. */
+static int
+table_log_named(const char *name)
+{
+    size_t n = strlen(name);
+
+    return strcmp(name, "log") == 0 ||
+           (n > 4 && strcmp(name + n - 4, "_log") == 0);
+}
+
 /* What is wrong with the row alone, or NULL. */
 static const char *
 table_row_fault(const kars_directive_t *d, size_t conf_size)
@@ -47,6 +57,10 @@ table_row_fault(const kars_directive_t *d, size_t conf_size)
     }
     if (d->type == KARS_T_ENUM && (d->values == NULL || *d->values == '\0')) {
         return "an ENUM without values";
+    }
+    if (d->type == KARS_T_LOG &&
+        (d->key != NULL || !table_log_named(d->name))) {
+        return "a LOG is the first word of a directive named log or …_log";
     }
     if (d->type == KARS_T_CUSTOM ? d->set == NULL || d->key != NULL
                                  : d->set != NULL) {

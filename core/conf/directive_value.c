@@ -1,6 +1,7 @@
 /* directive_value.c - words to values; what was expected, when they are not. */
 #include "conf/directive_value.h"
 
+#include "base/log_target.h"
 #include "base/parse.h"
 #include "base/str.h"
 
@@ -33,6 +34,7 @@ kars__value_size(uint32_t type)
     case KARS_T_UPSTREAM:
     case KARS_T_ZONE:
     case KARS_T_SECRET:
+    case KARS_T_LOG:
         return sizeof(void *);
     default:
         return 0;
@@ -291,6 +293,29 @@ value_secret(const kars__value_t *v, kars_str_t word, void **ret,
 }
 
 static int
+value_log(const kars__value_t *v, kars_str_t word, void **ret, kars_err_t *err)
+{
+    if (kars_str_eq(word, KARS_STR("off"))) {
+        *ret = NULL;
+        return KARS_OK;
+    }
+    if (v->resolve == NULL || v->resolve->log == NULL) {
+        return kars__err(err, 0, "no log can be named here");
+    }
+    if (kars__log_is_path(word) && value_path(v, word, &word, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+
+    void *log = v->resolve->log(v->resolve->data, word, err);
+
+    if (log == NULL) {
+        return KARS_ERROR;
+    }
+    *ret = log;
+    return KARS_OK;
+}
+
+static int
 value_number(const kars__value_t *v, uint32_t type, kars_str_t word, void *ret,
              kars_err_t *err)
 {
@@ -345,6 +370,8 @@ kars__value_parse(const kars__value_t *v, uint32_t type, kars_str_t word,
         return value_zone(v, word, ret, err);
     case KARS_T_SECRET:
         return value_secret(v, word, ret, err);
+    case KARS_T_LOG:
+        return value_log(v, word, ret, err);
     default:
         return kars__err(err, 0, "there are no values of type %u", type);
     }

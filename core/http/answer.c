@@ -145,31 +145,6 @@ answer_error_body(kars_req_t *r, const kars_denial_t *d)
                          KARS_STR_ARG(more));
 }
 
-/* "budget_limit at router.conf:41", or what the policy said of itself. */
-static kars_str_t
-answer_rule(kars_req_t *r, const kars_denial_t *d, const kars__mod_t *by)
-{
-    size_t row = 0;
-
-    if (d->rule_text.len != 0 || d->rule == NULL || by == NULL) {
-        return d->rule_text;
-    }
-
-    const kars_directive_t *dir = kars__directive_of(
-        &by->table, kars__req_conf(r, by->index), d->rule, &row);
-
-    if (dir == NULL) {
-        return (kars_str_t){ "", 0 };
-    }
-
-    const kars__prov_t *from = &r->route->prov[by->index][row];
-
-    return from->file == NULL
-               ? kars__pprintf(r->pool, "%s (default)", dir->name)
-               : kars__pprintf(r->pool, "%s %s:%u", dir->name, from->file,
-                               from->line);
-}
-
 static void
 answer_fact(kars_req_t *r, const char *name, kars_str_t value)
 {
@@ -232,11 +207,13 @@ answer_denial_headers(kars_req_t *r, const kars_denial_t *d,
     return KARS_OK;
 }
 
-/* What log and audit say of it. */
+/* What log and audit say of it. said: the directive that decided, where the
+ * code alone does not tell. */
 static void
-answer_decided(kars_req_t *r, const kars_denial_t *d, const kars__mod_t *by)
+answer_decided(kars_req_t *r, const kars_denial_t *d, const kars__mod_t *by,
+               const char *said)
 {
-    kars_str_t rule = answer_rule(r, d, by);
+    kars_str_t rule = kars__rule_of(r, d, by, said);
 
     r->denied = !r->admitted || by != NULL; /* else the upstream failed */
     answer_fact(r, "deny_module",
@@ -274,15 +251,15 @@ answer_deny_late(kars_req_t *r, const kars_denial_t *d, const kars__mod_t *by)
         late->reason.data == NULL) {
         return KARS_ERROR;
     }
-    answer_decided(r, d, by);
+    answer_decided(r, d, by, NULL);
     r->denied = 1;
     r->late = late;
     return KARS_DONE;
 }
 
-int
-kars__req_deny(kars_req_t *r, const kars_denial_t *denial,
-               const kars__mod_t *by)
+static int
+answer_deny(kars_req_t *r, const kars_denial_t *denial, const kars__mod_t *by,
+            const char *said)
 {
     kars_denial_t d = { 0 };
 
@@ -300,7 +277,7 @@ kars__req_deny(kars_req_t *r, const kars_denial_t *denial,
     r->status = (uint32_t) d.status;
     r->answer = KARS__ANSWER_LOCAL;
     r->answer_body = answer_error_body(r, &d);
-    answer_decided(r, &d, by);
+    answer_decided(r, &d, by, said);
     if (r->answer_body.data == NULL ||
         answer_denial_headers(r, &d, by) != KARS_OK) {
         return KARS_ERROR;
@@ -309,8 +286,22 @@ kars__req_deny(kars_req_t *r, const kars_denial_t *denial,
 }
 
 int
+kars__req_deny(kars_req_t *r, const kars_denial_t *denial,
+               const kars__mod_t *by)
+{
+    return answer_deny(r, denial, by, NULL);
+}
+
+int
 kars__req_refuse(kars_req_t *r, int status, const char *type, const char *code,
                  const char *reason)
+{
+    return kars__req_refuse_by(r, status, type, code, reason, NULL);
+}
+
+int
+kars__req_refuse_by(kars_req_t *r, int status, const char *type,
+                    const char *code, const char *reason, const char *rule)
 {
     kars_denial_t d = {
         .size = sizeof(d),
@@ -320,7 +311,7 @@ kars__req_refuse(kars_req_t *r, int status, const char *type, const char *code,
         .reason = kars__strz(reason),
     };
 
-    return kars__req_deny(r, &d, NULL);
+    return answer_deny(r, &d, NULL, rule);
 }
 
 int
@@ -414,10 +405,13 @@ kars__req_fail_late(kars_req_t *r, int status, const char *type,
         .reason = kars__strz(reason),
     };
 
+    kars_str_t rule = kars__rule_of(r, &d, NULL, NULL);
+
     kars__log(KARS_LOG_WARN,
-              "router: answer failed after its head code=%s trace=%.*s "
-              "reason=\"%s\"",
-              code, KARS_STR_ARG(r->trace), reason);
+              "router: answer failed after its head code=%s rule=\"%.*s\" "
+              "trace=%.*s reason=\"%s\"",
+              code, KARS_STR_ARG(rule), KARS_STR_ARG(r->trace), reason);
+    answer_fact(r, "deny_rule", rule);
     answer_fact(r, "deny_code", d.code);
     answer_fact(r, "deny_reason", d.reason);
     kars__req_end_late(r, &d);

@@ -23,8 +23,8 @@ body_value(void *data, uint32_t watch, kars_str_t text, uint32_t index,
 /* A refusal found while bytes arrive: sent here, unless the engine is on the
  * stack and will find it. */
 static int
-body_refuse(kars_req_t *r, int status, const char *type, const char *code,
-            const char *reason)
+body_refuse_by(kars_req_t *r, int status, const char *type, const char *code,
+               const char *reason, const char *rule)
 {
     if (r->answer != KARS__ANSWER_NONE) {
         if (r->answer == KARS__ANSWER_PASS && !r->head_sent) {
@@ -39,11 +39,18 @@ body_refuse(kars_req_t *r, int status, const char *type, const char *code,
         kars__wait_cancel(r->cycle->waits, r->token);
         kars__call_cancel(r);
     }
-    (void) kars__req_refuse(r, status, type, code, reason);
+    (void) kars__req_refuse_by(r, status, type, code, reason, rule);
     if (!r->running) {
         kars__req_send_answer(r);
     }
     return KARS_ERROR;
+}
+
+static int
+body_refuse(kars_req_t *r, int status, const char *type, const char *code,
+            const char *reason)
+{
+    return body_refuse_by(r, status, type, code, reason, NULL);
 }
 
 static int
@@ -89,8 +96,9 @@ body_wait_over(kars__timer_t *t)
         (kars_req_t *) ((char *) t - offsetof(kars_req_t, body_timer));
 
     kars__req_body_unpause(r);
-    (void) body_refuse(r, 503, "server_error", "overloaded",
-                       "the memory for held bodies (body_memory) is used up");
+    (void) body_refuse_by(r, 503, "server_error", "overloaded",
+                          "the memory for held bodies (body_memory) is used up",
+                          "body_memory");
 }
 
 /* Over the worker's cap: read no more until some came free. */

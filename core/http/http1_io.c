@@ -255,6 +255,9 @@ http1_append(kars_conn_t *c, kars_buf_t *chain)
             }
             c->h1.out_last = chain;
             c->h1.out_len += chain->len;
+            if (c->h1.r != NULL) {
+                c->h1.r->sent_bytes += chain->len;
+            }
         }
         chain = next;
     }

@@ -15,6 +15,7 @@ struct kars__pass_s {
     kars_req_t *r;
     kars_pass_t conf;
     kars__upserver_t *server;
+    uint64_t start_ms; /* of the first attempt */
     kars__xch_t *x;
     kars_str_t path;
     size_t hook; /* of UPSTREAM */
@@ -401,7 +402,17 @@ kars__pass_start(kars_req_t *r)
     kars__headers_del(&r->in, KARS_STR("accept-encoding"));
     (void) kars__headers_add(r->pool, &r->in, KARS_STR("accept-encoding"),
                              KARS_STR("identity"));
+    r->pass->start_ms = kars__loop_now(r->cycle->loop);
     pass_attempt(r->pass);
+}
+
+/* How long the upstream took: all attempts, to the reply's end. */
+static void
+pass_took(pass_t *p)
+{
+    uint64_t ms = kars__loop_now(p->r->cycle->loop) - p->start_ms;
+
+    pass_fact(p->r, "upstream_ms", (kars_str_t){ NULL, 0 }, (int64_t) ms);
 }
 
 /* The client's body, where it streams. */
@@ -510,6 +521,7 @@ pass_got_body(kars__xch_t *x, kars_buf_t *in, uint32_t flags, void *data)
 
     if (flags & KARS_LAST) {
         p->x = NULL;
+        pass_took(p);
     }
     (void) kars__filters_body(r, in, flags);
     if (p->x != NULL &&
@@ -539,6 +551,7 @@ pass_failed(kars__xch_t *x, int error, int reached, void *data)
     kars_upstream_t *u = p->conf.upstream;
 
     p->x = NULL;
+    pass_took(p);
     kars__log(KARS_LOG_WARN,
               "router: upstream failed upstream=%.*s server=%.*s attempt=%u "
               "error=\"%s\" trace=%.*s",

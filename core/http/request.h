@@ -32,7 +32,7 @@ typedef struct {
     size_t cap;
 } kars__headers_t;
 
-#define KARS__VARS 30 /* facts that have a place of their own */
+#define KARS__VARS 32 /* facts that have a place of their own */
 
 /* One fact about the request. name: of one in the list. */
 typedef struct kars__var_s kars__var_t;
@@ -158,6 +158,7 @@ struct kars_req_s {
     uint8_t event_stream;
     kars_str_t answer_body;
     uint64_t answer_bytes; /* body bytes that entered the filters */
+    uint64_t sent_bytes;   /* given to the connection: head, body, framing */
     kars_filter_t *filters;
     kars__json_scan_t *out_scan;
     kars__sse_t *out_sse;
@@ -255,6 +256,10 @@ int kars__req_deny(kars_req_t *r, const kars_denial_t *denial,
 /* The same for the router's own refusals. */
 int kars__req_refuse(kars_req_t *r, int status, const char *type,
                      const char *code, const char *reason);
+/* rule: the directive that decided ("body_memory wait"), where the code alone
+ * does not tell. */
+int kars__req_refuse_by(kars_req_t *r, int status, const char *type,
+                        const char *code, const char *reason, const char *rule);
 int kars__req_respond(kars_req_t *r, uint32_t status, kars_str_t type,
                       kars_str_t body);
 /* Sends what respond or deny set, through the filters. */
@@ -265,6 +270,11 @@ void kars__req_fail_late(kars_req_t *r, int status, const char *type,
                          const char *code, const char *reason);
 /* The same for a refusal whose facts are there already. */
 void kars__req_end_late(kars_req_t *r, const kars_denial_t *denial);
+
+/* rule.c: where it was decided, never empty but for want of memory. by NULL:
+ * core, which may say which directive it was. */
+kars_str_t kars__rule_of(kars_req_t *r, const kars_denial_t *d,
+                         const kars__mod_t *by, const char *said);
 
 /* filter.c */
 int kars__filters_head(kars_req_t *r); /* OK; DONE: replaced by a denial */

@@ -90,6 +90,7 @@ struct kars__route_s {
     kars__segment_t *segs;
     size_t nsegs;
     kars__core_conf_t *core;
+    kars__prov_t *core_prov;
     void **conf;         /* by module index */
     kars__prov_t **prov; /* likewise */
     uint8_t *active;     /* likewise */
@@ -106,6 +107,8 @@ struct kars__server_s {
     kars__core_conf_t *core;
     kars__route_t *routes; /* most specific first */
     kars__route_t *none;   /* the pseudo-route of what found no other */
+    const char *file;
+    uint32_t line;
 };
 
 struct kars_listener_s {
@@ -138,6 +141,10 @@ struct kars_cycle_s {
     kars__server_t *servers;
     kars_listener_t *listeners;
     kars_upstream_t *upstreams;
+    kars_log_t *logs;
+    const kars__dtable_t *main_table; /* of core's directives */
+    const kars__dtable_t *core_table;
+    kars__prov_t *main_prov;
     kars_str_t sandbox;
     uint32_t hardening; /* of the process: KARS__HARDEN_* (proc/harden.h) */
 

@@ -29,9 +29,11 @@ enum {
     VAR_PRINCIPAL,
     VAR_TOKENS_IN,
     VAR_TOKENS_OUT,
+    VAR_BYTES_SENT,
     VAR_DENY_MODULE,
     VAR_DENY_REASON,
     VAR_DURATION_MS,
+    VAR_UPSTREAM_MS,
     VAR_TOKENS_TOTAL,
     VAR_UPSTREAM_HOST,
     VAR_UPSTREAM_PORT,
@@ -65,9 +67,11 @@ static const kars_str_t var_names[] = {
     [VAR_PRINCIPAL] = KARS_STR("principal"),
     [VAR_TOKENS_IN] = KARS_STR("tokens_in"),
     [VAR_TOKENS_OUT] = KARS_STR("tokens_out"),
+    [VAR_BYTES_SENT] = KARS_STR("bytes_sent"),
     [VAR_DENY_MODULE] = KARS_STR("deny_module"),
     [VAR_DENY_REASON] = KARS_STR("deny_reason"),
     [VAR_DURATION_MS] = KARS_STR("duration_ms"),
+    [VAR_UPSTREAM_MS] = KARS_STR("upstream_ms"),
     [VAR_TOKENS_TOTAL] = KARS_STR("tokens_total"),
     [VAR_UPSTREAM_HOST] = KARS_STR("upstream_host"),
     [VAR_UPSTREAM_PORT] = KARS_STR("upstream_port"),
@@ -200,6 +204,8 @@ kars__req_number(kars_req_t *r, kars_str_t name)
         return (int64_t) r->body_size;
     case VAR_BYTES_OUT:
         return (int64_t) r->answer_bytes;
+    case VAR_BYTES_SENT:
+        return (int64_t) r->sent_bytes;
     case VAR_DURATION_MS:
         return (int64_t) (kars__loop_now(r->cycle->loop) - r->start_ms);
     }

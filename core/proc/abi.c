@@ -6,6 +6,7 @@
 #include "http/owner.h"
 #include "http/snapshot.h"
 #include "http/upstream.h"
+#include "proc/logs.h"
 #include "proc/module.h"
 
 #include <errno.h>
@@ -756,4 +757,5 @@ const kars_api_t kars__api = {
     .owner_reply = kars__owner_reply,
     .owner_release = kars__owner_release,
     .watch_each = kars__snapshot_each,
+    .log_line = kars__logs_line,
 };

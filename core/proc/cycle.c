@@ -4,6 +4,7 @@
 #include "http/owner.h"
 #include "http/snapshot.h"
 #include "kars_config.h"
+#include "proc/logs.h"
 #include "proc/module.h"
 
 #include <errno.h>
@@ -181,6 +182,7 @@ kars__cycle_destroy(kars_cycle_t *c)
     kars__loop_turn(c->loop, 0);
     kars__snapshots_destroy(c);
     kars__owners_destroy(c);
+    kars__logs_close(c);
     kars__waits_destroy(c->waits);
     kars__loop_destroy(c->loop);
     kars__zone_unmap(c->zone);

@@ -9,6 +9,7 @@
 #include "proc/crash.h"
 #include "proc/cycle.h"
 #include "proc/harden.h"
+#include "proc/logs.h"
 #include "proc/module.h"
 #include "proc/privileges.h"
 
@@ -46,9 +47,10 @@ const kars_directive_t kars__main_directives[] = {
     { .name = "sandbox", .at = AT_MAIN, .type = KARS_T_STR,
       .offset = M(sandbox),
       .doc = "whose router this is: key of budgets, subject of audit" },
-    { .name = "log", .at = AT_MAIN, .type = KARS_T_STR,
+    { .name = "log", .at = AT_MAIN, .type = KARS_T_LOG,
       .offset = M(log), .dflt = "stderr",
-      .doc = "stderr, or the path of a file" },
+      .doc = "stderr, stdout, syslog:server=ADDRESS,facility=NAME,tag=WORD, or "
+             "the path of a file" },
     { .name = "log", .key = "level", .at = AT_MAIN, .type = KARS_T_ENUM,
       .offset = M(log_level), .dflt = "notice",
       .values = "error warn notice info debug",
@@ -247,27 +249,83 @@ load_close_secrets(kars__load_t *l)
     }
 }
 
+static kars_log_t *
+load_find_log(void *data, kars_str_t word, kars_err_t *err)
+{
+    kars__load_t *l = data;
+    kars_log_t *log = kars__logs_get(l->cycle, word, err);
+
+    if (log != NULL && l->logs_asked && !log->announced &&
+        log->target.kind == KARS__LOG_FILE) {
+        (void) kars__err(err, 0,
+                         "a file of a log is the first word of a directive "
+                         "whose name ends in _log");
+        return NULL;
+    }
+    return log;
+}
+
 static int
-load_log(kars__load_t *l, kars_err_t *err)
+load_ask_log(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
+{
+    kars_str_t word = node->argv[1];
+    kars_err_t why = KARS_ERR_INIT;
+    kars_log_t *log = NULL;
+
+    if (kars__directive_parse(KARS_T_LOG, word, NULL, &log, l->cycle->pool,
+                              node->file, &l->resolve, &why) != KARS_OK) {
+        return kars__conf_err(err, node, 1, "%s", why.text);
+    }
+    if (log == NULL) {
+        return KARS_OK; /* off */
+    }
+    log->announced = 1;
+    if (l->mode == KARS__CYCLE_SERVE &&
+        kars__logs_open(log, l->channel, &why) != KARS_OK) {
+        return kars__conf_err(err, node, 1, "%s", why.text);
+    }
+    return KARS_OK;
+}
+
+/* The first word of each directive that is named like a log. */
+static int
+load_ask_logs(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
+{
+    for (; node != NULL; node = node->next) {
+        if (node->argc > 1 && kars__logs_is_named(node->argv[0]) &&
+            load_ask_log(l, node, err) != KARS_OK) {
+            return KARS_ERROR;
+        }
+        if (load_ask_logs(l, node->child, err) != KARS_OK) {
+            return KARS_ERROR;
+        }
+    }
+    return KARS_OK;
+}
+
+static int
+load_logs(kars__load_t *l, kars_err_t *err)
 {
     kars__log_conf_t conf = {
-        .fd = 2,
+        .target = { .kind = KARS__LOG_OFF, .fd = -1 },
         .level = (uint32_t) l->main.log_level + 1,
         .json = l->main.log_format == 1,
     };
 
-    if (l->mode == KARS__CYCLE_SERVE &&
-        !kars_str_eq(l->main.log, KARS_STR("stderr")) &&
-        kars__ask(l->channel, KARS__ASK_LOG, l->main.log, 0, &conf.fd, NULL,
-                  err) != KARS_OK) {
+    if (load_ask_logs(l, l->root->child, err) != KARS_OK) {
         return KARS_ERROR;
     }
-    if (conf.fd == -1) {
-        conf.fd = 2;
+    l->logs_asked = 1;
+    if (l->mode != KARS__CYCLE_SERVE) {
+        return KARS_OK;
     }
-    if (l->mode == KARS__CYCLE_SERVE) {
-        kars__log_setup(&conf);
+    if (l->main.log != NULL) { /* by default it stands nowhere in the text */
+        if (kars__logs_open(l->main.log, l->channel, err) != KARS_OK) {
+            return KARS_ERROR;
+        }
+        conf.target = l->main.log->target;
     }
+    kars__log_setup(&conf);
     return KARS_OK;
 }
 
@@ -492,6 +550,7 @@ static int
 load_main(kars__load_t *l, kars_err_t *err)
 {
     kars_pool_t *pool = l->cycle->pool;
+    kars__dtable_t *tables;
     kars__prov_t *prov;
 
     if (kars__dtable_init(&l->main_table, pool, "core", kars__main_directives,
@@ -505,9 +564,15 @@ load_main(kars__load_t *l, kars_err_t *err)
         return KARS_ERROR;
     }
     prov = kars__pnewn(pool, kars__prov_t, l->main_table.nrows + 1);
-    if (prov == NULL) {
+    tables = kars__pnewn(pool, kars__dtable_t, 2);
+    if (prov == NULL || tables == NULL) {
         return kars__err(err, ENOMEM, "the configuration");
     }
+    tables[0] = l->main_table;
+    tables[1] = l->core_table;
+    l->cycle->main_table = &tables[0];
+    l->cycle->core_table = &tables[1];
+    l->cycle->main_prov = prov;
     for (const kars__conf_node_t *n = l->root->child; n != NULL; n = n->next) {
         if (kars__dtable_find(&l->main_table, n->argv[0]) != NULL &&
             kars__directive_set(&l->main_table, n, KARS_AT_MAIN, &l->main, prov,
@@ -530,7 +595,7 @@ load_asks(kars__load_t *l, kars_err_t *err)
         return KARS_ERROR;
     }
     l->cycle->replaces = l->channel != -1 && !is_new;
-    if (load_log(l, err) != KARS_OK || load_zone(l, err) != KARS_OK ||
+    if (load_logs(l, err) != KARS_OK || load_zone(l, err) != KARS_OK ||
         load_ask_secrets(l, l->root->child, err) != KARS_OK ||
         kars__load_ask_listeners(l, err) != KARS_OK) {
         return KARS_ERROR;
@@ -596,25 +661,31 @@ load_all(kars__load_t *l, const char *path, kars_err_t *err)
     return KARS_OK;
 }
 
+int
+kars__load_run(kars__load_t *l, const char *path, kars_err_t *err)
+{
+    l->cycle = kars__cycle_bare(err);
+    if (l->cycle == NULL) {
+        return KARS_ERROR;
+    }
+    l->resolve.data = l;
+    l->resolve.upstream = load_upstream;
+    l->resolve.secret = load_secret;
+    l->resolve.log = load_find_log;
+    kars__abi_resolve = &l->resolve;
+    int rc = load_all(l, path, err);
+    kars__abi_resolve = NULL;
+    if (rc != KARS_OK) {
+        load_close_secrets(l);
+        kars__cycle_destroy(l->cycle);
+    }
+    return rc;
+}
+
 kars_cycle_t *
 kars__cycle_load(const char *path, uint32_t mode, int channel, kars_err_t *err)
 {
     kars__load_t l = { .mode = mode, .channel = channel };
 
-    l.cycle = kars__cycle_bare(err);
-    if (l.cycle == NULL) {
-        return NULL;
-    }
-    l.resolve.data = &l;
-    l.resolve.upstream = load_upstream;
-    l.resolve.secret = load_secret;
-    kars__abi_resolve = &l.resolve;
-    int rc = load_all(&l, path, err);
-    kars__abi_resolve = NULL;
-    if (rc != KARS_OK) {
-        load_close_secrets(&l);
-        kars__cycle_destroy(l.cycle);
-        return NULL;
-    }
-    return l.cycle;
+    return kars__load_run(&l, path, err) == KARS_OK ? l.cycle : NULL;
 }

@@ -15,7 +15,7 @@ typedef struct {
     kars_list_t modules;
     kars_str_t module_path;
     kars_str_t sandbox;
-    kars_str_t log;
+    kars_log_t *log;
     int32_t log_level;
     int32_t log_format;
     kars_str_t pid;
@@ -55,10 +55,14 @@ typedef struct {
     kars__dtable_t core_table;
     kars__dresolve_t resolve;
     kars__secret_ref_t *secrets;
+    int logs_asked; /* all logs that the text names are known */
     kars__level_t top;
 } kars__load_t;
 
 /* load.c */
+/* All of a load but what only the process needs; mode and channel are set. On
+ * failure nothing is left. */
+int kars__load_run(kars__load_t *l, const char *path, kars_err_t *err);
 extern const kars_directive_t kars__main_directives[];
 extern const kars_directive_t kars__core_directives[];
 int kars__load_unknown(kars__load_t *l, const kars__conf_node_t *node,

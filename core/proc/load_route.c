@@ -194,6 +194,7 @@ route_build(kars__load_t *l, kars__level_t *level, kars__route_t *route,
             kars_err_t *err)
 {
     route->core = level->core;
+    route->core_prov = level->core_prov;
     route->conf = level->conf;
     route->prov = level->prov;
     if (route_hooks(l, route) != KARS_OK ||

@@ -281,6 +281,8 @@ tree_server(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
         return kars__err(err, ENOMEM, "a server");
     }
     server->core = level.core;
+    server->file = node->file;
+    server->line = node->line;
     for (const kars__conf_node_t *n = node->child; n != NULL; n = n->next) {
         if (tree_is(n, "listen")) {
             tree_give_listener(l, server, n->argv[1]);

@@ -289,6 +289,11 @@ static void
 master_ready(kars__master_t *m, kars__master_worker_t *w)
 {
     w->state = KARS__WORKER_READY;
+    w->listens = 1;
+    if (w->relog) {
+        w->relog = 0;
+        kars__logbook_send(&m->keep.logbook, w->channel);
+    }
     if (m->stopping != 0) {
         return;
     }
@@ -426,6 +431,33 @@ master_stop(kars__master_t *m, int signum)
     }
 }
 
+/* Log files were moved away: everybody gets new ones, who drains too. A worker
+ * that loads waits for answers and gets them when it is READY. */
+static void
+master_reopen(kars__master_t *m)
+{
+    uint32_t oldest = UINT32_MAX;
+
+    kars__log(KARS_LOG_NOTICE, "master: opening the logs again");
+    for (size_t i = 0; i < KARS__MASTER_WORKERS; i++) {
+        const kars__master_worker_t *w = &m->keep.workers[i];
+
+        if (w->state != KARS__WORKER_FREE && w->load < oldest) {
+            oldest = w->load;
+        }
+    }
+    kars__logbook_prune(&m->keep.logbook, oldest);
+    for (size_t i = 0; i < KARS__MASTER_WORKERS; i++) {
+        kars__master_worker_t *w = &m->keep.workers[i];
+
+        if (w->state != KARS__WORKER_FREE && w->listens) {
+            kars__logbook_send(&m->keep.logbook, w->channel);
+        } else if (w->state != KARS__WORKER_FREE) {
+            w->relog = 1;
+        }
+    }
+}
+
 static void
 master_signal(kars__master_t *m)
 {
@@ -440,6 +472,9 @@ master_signal(kars__master_t *m)
             kars__log(KARS_LOG_NOTICE, "master: loading the configuration");
             kars__notify_reloading();
             master_reload(m);
+            break;
+        case SIGUSR1:
+            master_reopen(m);
             break;
         case SIGUSR2:
             kars__upgrade_want(m);
@@ -559,6 +594,7 @@ master_signals(void)
     (void) sigaddset(&set, SIGQUIT);
     (void) sigaddset(&set, SIGTERM);
     (void) sigaddset(&set, SIGINT);
+    (void) sigaddset(&set, SIGUSR1);
     (void) sigaddset(&set, SIGUSR2);
     (void) sigprocmask(SIG_BLOCK, &set, NULL);
     return signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);

@@ -58,7 +58,7 @@ master_zone(kars__master_t *m, kars__master_worker_t *w, kars__ask_t *ask)
 }
 
 static int
-master_open(kars__ask_t *ask)
+master_open(kars__master_t *m, const kars__master_worker_t *w, kars__ask_t *ask)
 {
     char path[sizeof(ask->text)];
     int fd = ask->kind == KARS__ASK_LOG
@@ -70,6 +70,14 @@ master_open(kars__ask_t *ask)
         memcpy(path, ask->text, sizeof(path));
         (void) snprintf(ask->text, sizeof(ask->text), "open \"%.300s\": %s",
                         path, strerror(ask->error));
+    } else if (ask->kind == KARS__ASK_LOG &&
+               kars__logbook_add(&m->keep.logbook, ask->text, w->load) !=
+                   KARS_OK) {
+        (void) close(fd);
+        fd = -1;
+        ask->error = ENOSPC;
+        (void) snprintf(ask->text, sizeof(ask->text),
+                        "more than %d files of logs", KARS__LOGBOOK_MAX);
     }
     return fd;
 }
@@ -114,7 +122,7 @@ kars__master_answer(kars__master_t *m, kars__master_worker_t *w,
         break;
     case KARS__ASK_LOG:
     case KARS__ASK_SECRET:
-        fd = master_open(ask);
+        fd = master_open(m, w, ask);
         ours = 1;
         break;
     case KARS__ASK_PID:

@@ -38,7 +38,9 @@ kars__ask_send(int channel, const kars__ask_t *m, int fd)
     ssize_t n;
 
     do {
-        n = sendmsg(channel, &msg, MSG_NOSIGNAL);
+        /* Never waits: nobody is told more than he takes, but a worker that
+         * is stopped, and the master must not stop with it. */
+        n = sendmsg(channel, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
     } while (n == -1 && errno == EINTR);
     return n == (ssize_t) sizeof(*m) ? KARS_OK : KARS_ERROR;
 }

@@ -332,7 +332,10 @@ kars__probe_run(const char *conf, int argc, char **argv)
 {
     kars_err_t err = KARS_ERR_INIT;
     probe_t p = { 0 };
-    kars__log_conf_t quiet = { .fd = STDERR_FILENO, .level = KARS_LOG_ERR };
+    kars__log_conf_t quiet = {
+        .target = { .kind = KARS__LOG_STDERR, .fd = STDERR_FILENO },
+        .level = KARS_LOG_ERR,
+    };
 
     kars__log_setup(&quiet); /* our own line says it */
     if (probe_args(&p, argc, argv) != KARS_OK) {

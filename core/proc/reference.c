@@ -12,7 +12,7 @@
 /* What stands for a value of each type; ENUM names its values instead. */
 static const char *const reference_types[] = {
     "",     "TEXT", "on|off",    "",         "WORD…", "SIZE",   "COUNT", "TIME",
-    "RATE", "PATH", "HOST:PORT", "UPSTREAM", "ZONE",  "SECRET", "…"
+    "RATE", "PATH", "HOST:PORT", "UPSTREAM", "ZONE",  "SECRET", "…",     "LOG"
 };
 
 static void

@@ -10,6 +10,7 @@
 
 #include "base/shm.h"
 #include "proc/listeners.h"
+#include "proc/logbook.h"
 
 #include <sys/types.h>
 
@@ -29,12 +30,13 @@ typedef struct {
     uint64_t id; /* in the zone */
     uint32_t state;
     uint32_t load;
-    uint32_t slot; /* 0 to nslots - 1 of its load */
-    uint32_t unused;
+    uint32_t slot;    /* 0 to nslots - 1 of its load */
+    uint16_t listens; /* to what the master sends: it was READY */
+    uint16_t relog;   /* USR1 came before that */
 } kars__master_worker_t;
 
 /* Plain values; a change of any of them changes KARS__KEEP_VERSION. */
-#define KARS__KEEP_VERSION 1u
+#define KARS__KEEP_VERSION 2u
 typedef struct {
     uint64_t magic;
     uint32_t version;
@@ -49,6 +51,7 @@ typedef struct {
     char pid_path[512];
     kars__master_worker_t workers[KARS__MASTER_WORKERS];
     kars__listeners_t listeners;
+    kars__logbook_t logbook;
 } kars__keep_t;
 
 /* The program as it was called: argv[0], or what this process runs where that

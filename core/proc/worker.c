@@ -7,6 +7,7 @@
 #include "proc/worker.h"
 #include "proc/cycle.h"
 #include "proc/harden.h"
+#include "proc/logs.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -120,6 +121,8 @@ worker_told(const kars__ask_t *m)
     }
 }
 
+/* What the master says after READY: worker_told(), or a log that it opened
+ * again. Its end says that it is gone. */
 static void
 worker_channel(kars__io_t *io, uint32_t events)
 {
@@ -127,6 +130,12 @@ worker_channel(kars__io_t *io, uint32_t events)
     int fd;
     int rc = kars__ask_recv(worker.channel, &m, &fd);
 
+    if (rc == KARS_OK && m.kind == KARS__ASK_LOG) {
+        if (fd != -1) {
+            kars__logs_reopened(worker.cycle, m.text, fd);
+        }
+        return;
+    }
     if (fd != -1) {
         (void) close(fd);
     }

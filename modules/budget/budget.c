@@ -98,7 +98,7 @@ budget_text(kars_req_t *r, kars_str_t fallback, const char *fmt, ...)
 }
 
 static int
-budget_unavailable(kars_req_t *r)
+budget_unavailable(kars_req_t *r, const budget_conf_t *bc)
 {
     kars_denial_t d = {
         .size = sizeof(d),
@@ -106,6 +106,7 @@ budget_unavailable(kars_req_t *r)
         .retry_after_ms = 1000,
         .code = KARS_STR("budget_unavailable"),
         .type = KARS_STR("server_error"),
+        .rule = &bc->ledger,
         .reason = KARS_STR("the budget ledger cannot be written"),
     };
 
@@ -347,7 +348,7 @@ budget_written(kars_req_t *r, int error, const void *conf, void *ctx)
     if (error != 0) {
         worker_settle(kars_req_cycle(r), ax->id, 0);
         ax->id = 0;
-        return budget_unavailable(r);
+        return budget_unavailable(r, conf);
     }
 
     ax->written = 1;
@@ -378,7 +379,7 @@ budget_reserve(kars_req_t *r, const budget_conf_t *bc, budget_ctx_t *ax,
     case WORKER_FULL:
         return budget_overloaded(r);
     default:
-        return budget_unavailable(r);
+        return budget_unavailable(r, bc);
     }
 
     if (before != ax->id || ax->reserved != tokens) {

@@ -436,7 +436,7 @@ identity_refuse(kars_req_t *r, const identity_conf_t *ic,
         .status = who->bad_token ? 401 : 403,
         .code = who->bad_token ? KARS_STR("invalid_token")
                                : KARS_STR("access_denied"),
-        .rule = ic->access.n > 0 ? &ic->access : NULL,
+        .rule = &ic->access, /* or the table, its default */
     };
 
     if (who->bad_token) {

@@ -2,6 +2,7 @@
  * fuzz_conf.c - configuration texts, and their directives against a table with
  * a row of each type. Includes are left out: they would read this machine.
  */
+#include "base/log_target.h"
 #include "conf/conf.h"
 #include "conf/directive.h"
 
@@ -20,6 +21,7 @@ typedef struct {
     kars_upstream_t *upstream;
     kars_zone_t *zone;
     kars_secret_t *secret;
+    kars_log_t *log;
     uint64_t items;
     int32_t flag;
     int32_t level;
@@ -65,6 +67,7 @@ static const kars_directive_t fuzz_rows[] = {
     ROW("key", KARS_T_ENUM, level, .values = "api_key token"),
     ROW("key", KARS_T_SECRET, secret),
     ROW("key", KARS_T_STR, str, .key = "header"),
+    ROW("log", KARS_T_LOG, log, .dflt = "stderr"),
     ROW("items", KARS_T_CUSTOM, items, .set = fuzz_block,
         .flags = KARS_D_BLOCK | KARS_D_REPEAT),
     { 0 },
@@ -87,6 +90,14 @@ static kars_secret_t *
 fuzz_secret(void *data, kars_str_t ref, kars_err_t *err)
 {
     return ref.len > 4 && ref.data[ref.len] == '\0' ? data : NULL;
+}
+
+static kars_log_t *
+fuzz_log(void *data, kars_str_t word, kars_err_t *err)
+{
+    kars__log_target_t t;
+
+    return kars__log_target_parse(word, &t, err) == KARS_OK ? data : NULL;
 }
 
 /* Each directive, those of unknown blocks one level further in. */
@@ -120,7 +131,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
 
     kars_pool_t *pool = kars__pool_create(8 << 20);
-    kars__dresolve_t r = { pool, fuzz_upstream, fuzz_zone, fuzz_secret };
+    kars__dresolve_t r = { pool, fuzz_upstream, fuzz_zone, fuzz_secret,
+                           fuzz_log };
     kars_err_t err = KARS_ERR_INIT;
     fuzz_conf_t conf = { 0 };
     kars__prov_t prov[KARS_NELTS(fuzz_rows)] = { 0 };

@@ -315,7 +315,8 @@ t_loop_create(const char *conf, const kars_module_t *const *mods)
     t->log_fd = memfd_create("log", MFD_CLOEXEC);
     loop_now = t;
     t->cycle = loop_load(conf, mods, &err);
-    kars__log_setup(&(kars__log_conf_t){ t->log_fd, KARS_LOG_DEBUG, 0 });
+    kars__log_setup(&(kars__log_conf_t){
+        { .kind = KARS__LOG_STDERR, .fd = t->log_fd }, KARS_LOG_DEBUG, 0 });
     if (t->cycle == NULL || kars__cycle_start(t->cycle, &err) != KARS_OK) {
         fprintf(stderr, "t_loop: %s\n", err.text);
         CU_FAIL_FATAL("the configuration does not load");
@@ -327,7 +328,8 @@ void
 t_loop_destroy(t_loop_t *t)
 {
     kars__cycle_destroy(t->cycle);
-    kars__log_setup(&(kars__log_conf_t){ 2, KARS_LOG_NOTICE, 0 });
+    kars__log_setup(&(kars__log_conf_t){
+        { .kind = KARS__LOG_STDERR, .fd = 2 }, KARS_LOG_NOTICE, 0 });
     ends_free(t->clients);
     ends_free(t->ups);
     (void) close(t->log_fd);

@@ -481,8 +481,8 @@ static int
 small_apply(const kars__dtable_t *t, const kars__conf_node_t *node, uint32_t at,
             void *conf, kars__prov_t *prov, kars_pool_t *pool, kars_err_t *err)
 {
-    const kars__dresolve_t r = { pool, small_upstream, small_zone,
-                                 small_secret };
+    const kars__dresolve_t r = { pool, small_upstream, small_zone, small_secret,
+                                 NULL };
 
     for (; node != NULL; node = node->next) {
         int server = kars_str_eq(node->argv[0], KARS_STR("server"));
@@ -517,8 +517,8 @@ small_load(const char *name, const char *text, kars_err_t *err)
         return kars__err(err, 0, "out of memory");
     }
 
-    const kars__dresolve_t r = { pool, small_upstream, small_zone,
-                                 small_secret };
+    const kars__dresolve_t r = { pool, small_upstream, small_zone, small_secret,
+                                 NULL };
     conf_small_t conf = { .lines = 0 };
     kars__prov_t prov[KARS_NELTS(small_rows)] = { { .set = 0 } };
     kars__dtable_t t;

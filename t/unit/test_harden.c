@@ -187,7 +187,7 @@ seccomp_child(int bits)
                                  .unix_sockets = bits >> 1 & 1,
                                  .writes = bits >> 2 & 1 };
     kars__harden_state_t state = { 0 };
-    kars__log_conf_t quiet = { .fd = open("/dev/null", O_WRONLY) };
+    kars__log_conf_t quiet = { .target = { .kind = KARS__LOG_OFF } };
     char *const argv[] = { "true", NULL };
 
     kars__log_setup(&quiet); /* refusals are said */

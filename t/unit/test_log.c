@@ -1,84 +1,84 @@
-/* test_log.c - the time of a line, and lines from signal handlers. */
+/*
+ * test_log.c - core/base/log.c: one line for one event, whatever is said in it.
+ */
 #include "base/log.h"
 #include "t.h"
 
-#include <stdio.h>
-#include <time.h>
+#include <jansson.h>
+#include <stdlib.h>
 #include <unistd.h>
 
-/* Every day from 1970 to 2400, first and last second, against the library. */
-static void
-test_log_time_is_the_calendars(void)
+static void __attribute__((format(printf, 2, 3)))
+log_say(kars_str_t trace, const char *fmt, ...)
 {
-    char want[KARS__LOG_TIME], got[KARS__LOG_TIME];
-    size_t wrong = 0;
+    va_list ap;
 
-    for (time_t day = 0; day < 157200; day++) {
-        for (time_t s = 0; s < 86400; s += 86399) {
-            struct timespec at = { .tv_sec = day * 86400 + s,
-                                   .tv_nsec = 7999999 };
-            struct tm tm;
+    va_start(ap, fmt);
+    kars__vlog(KARS_LOG_ERR, trace, fmt, ap);
+    va_end(ap);
+}
 
-            (void) gmtime_r(&at.tv_sec, &tm);
-            (void) strftime(want, sizeof(want), "%Y-%m-%dT%H:%M:%S.007Z", &tm);
-            kars__log_time(got, &at);
-            wrong += strcmp(want, got) != 0;
+/* What one event makes of a log, NUL-terminated. */
+static const char *
+log_line(uint32_t json, const char *text, size_t n)
+{
+    static char got[2 * KARS__LOG_LINE];
+    int fds[2];
+
+    CU_ASSERT_EQUAL_FATAL(pipe(fds), 0);
+    kars__log_setup(&(kars__log_conf_t){
+        { .kind = KARS__LOG_FILE, .fd = fds[1] }, KARS_LOG_NOTICE, json });
+    log_say(KARS_STR("trace-1"), "%.*s", (int) n, text);
+    kars__log(KARS_LOG_INFO, "not wanted");
+    kars__log_setup(&(kars__log_conf_t){
+        { .kind = KARS__LOG_STDERR, .fd = 2 }, KARS_LOG_NOTICE, 0 });
+
+    ssize_t len = read(fds[0], got, sizeof(got) - 1);
+
+    got[len > 0 ? len : 0] = '\0';
+    (void) close(fds[0]);
+    (void) close(fds[1]);
+    return got;
+}
+
+static void
+test_log_is_one_line_an_event(void)
+{
+    static const size_t sizes[] = { 0, 1, 40, 2046, 2047, 2048, 2049, 9000 };
+    static const char fills[] = { 'x', '\n', '"', '\x1b' };
+
+    for (size_t i = 0; i < KARS_NELTS(sizes) * KARS_NELTS(fills); i++) {
+        size_t n = sizes[i / KARS_NELTS(fills)];
+        char *text = malloc(n + 1);
+
+        CU_ASSERT_PTR_NOT_NULL_FATAL(text);
+        memset(text, fills[i % KARS_NELTS(fills)], n);
+
+        const char *line = log_line(0, text, n);
+        size_t len = strlen(line);
+
+        CU_ASSERT_TRUE(len <= KARS__LOG_LINE);
+        CU_ASSERT_EQUAL(line[len - 1], '\n');
+        CU_ASSERT_PTR_EQUAL(strchr(line, '\n'), line + len - 1);
+        CU_ASSERT_PTR_NOT_NULL(strstr(line, " error "));
+        CU_ASSERT_PTR_NOT_NULL(strstr(line, " trace=trace-1\n"));
+        CU_ASSERT_EQUAL(strstr(line, KARS__LOG_CUT) != NULL,
+                        n >= 2048 || (n > 1000 && i % 2 == 1));
+
+        line = log_line(1, text, n);
+
+        json_t *tree = json_loads(line, 0, NULL);
+        const char *msg = json_string_value(json_object_get(tree, "msg"));
+
+        CU_ASSERT_TRUE(strlen(line) <= KARS__LOG_LINE);
+        CU_ASSERT_PTR_NOT_NULL_FATAL(msg);
+        if (n <= 40) {
+            CU_ASSERT_TRUE(strlen(msg) == n && memcmp(msg, text, n) == 0);
+        } else if (n >= 2048) {
+            CU_ASSERT_PTR_NOT_NULL(strstr(msg, KARS__LOG_CUT));
         }
-    }
-    CU_ASSERT_EQUAL(wrong, 0);
-    CU_ASSERT_STRING_EQUAL(got, "2400-05-25T23:59:59.007Z");
-}
-
-/* What log lines go to while the test runs. */
-static size_t
-log_signal(uint32_t json, const char *text, char *ret, size_t cap)
-{
-    kars__log_conf_t usual = { .fd = 2, .level = KARS_LOG_NOTICE };
-    kars__log_conf_t conf = { .level = KARS_LOG_NOTICE, .json = json };
-    int p[2];
-
-    CU_ASSERT_EQUAL_FATAL(pipe(p), 0);
-    conf.fd = p[1];
-    kars__log_setup(&conf);
-    kars__log_signal(KARS_LOG_ERR, text);
-    kars__log_setup(&usual);
-
-    ssize_t n = read(p[0], ret, cap - 1);
-
-    (void) close(p[0]);
-    (void) close(p[1]);
-    ret[n > 0 ? n : 0] = '\0';
-    return n > 0 ? (size_t) n : 0;
-}
-
-static void
-test_log_of_a_signal_is_like_any_line(void)
-{
-    char line[4096], tail[128];
-
-    (void) log_signal(0, "worker: crashed signal=SIGSEGV", line, sizeof(line));
-    CU_ASSERT_STRING_EQUAL(line + 24,
-                           " error worker: crashed signal=SIGSEGV\n");
-    (void) log_signal(1, "worker: crashed", line, sizeof(line));
-    (void) snprintf(tail, sizeof(tail),
-                    "Z\",\"level\":\"error\",\"pid\":%d,\"trace_id\":\"\","
-                    "\"msg\":\"worker: crashed\"}\n",
-                    (int) getpid());
-    CU_ASSERT_STRING_EQUAL(strchr(line, 'Z'), tail);
-}
-
-static void
-test_log_of_a_signal_has_an_end(void)
-{
-    static char text[8192];
-    char line[8192];
-
-    memset(text, 'x', sizeof(text) - 1);
-    for (uint32_t json = 0; json < 2; json++) {
-        size_t n = log_signal(json, text, line, sizeof(line));
-
-        CU_ASSERT(n > 1024 && n <= 2048);
-        CU_ASSERT_EQUAL(line[n - 1], '\n');
+        json_decref(tree);
+        free(text);
     }
 }
 
@@ -86,7 +86,5 @@ void
 suite_log(void)
 {
     T_SUITE(log);
-    T_TEST(log, test_log_time_is_the_calendars);
-    T_TEST(log, test_log_of_a_signal_is_like_any_line);
-    T_TEST(log, test_log_of_a_signal_has_an_end);
+    T_TEST(log, test_log_is_one_line_an_event);
 }

@@ -273,13 +273,17 @@ test_mesh_hangs_up_on_strangers(void)
     char said[2000] = "";
 
     mesh_begin(&t);
-    kars__log_setup(&(kars__log_conf_t){ log, KARS_LOG_DEBUG, 0 });
+    kars__log_setup(
+        &(kars__log_conf_t){ .target = { .kind = KARS__LOG_FILE, .fd = log },
+                             .level = KARS_LOG_DEBUG });
     mesh_strangers(&t, 0, "what is this", 12);
     mesh_strangers(&t, 0, hello, sizeof(hello)); /* of the right length */
     if (geteuid() == 0) {
         mesh_strangers(&t, 54321, "x", 1);
     }
-    kars__log_setup(&(kars__log_conf_t){ 2, KARS_LOG_NOTICE, 0 });
+    kars__log_setup(
+        &(kars__log_conf_t){ .target = { .kind = KARS__LOG_STDERR, .fd = 2 },
+                             .level = KARS_LOG_NOTICE });
     CU_ASSERT_TRUE(pread(log, said, sizeof(said) - 1, 0) > 0);
 
     const char *first = strstr(said, "mesh: hung up on one that is no worker");

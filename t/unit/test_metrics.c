@@ -136,6 +136,41 @@ test_metrics_series_are_bounded(void)
     kars__pool_destroy(pool);
 }
 
+/* Names that callers choose (models, paths): a million of them are not one byte
+ * more than the first hundred. */
+static void
+test_metrics_memory_is_flat_over_a_million_labels(void)
+{
+    kars_pool_t *pool = kars__pool_create(4u << 20);
+    kars_err_t err = KARS_ERR_INIT;
+    kars__metrics_t *m = kars__metrics_create(pool, NULL, &err);
+    kars_metric_t *y = kars__metric(m, &many);
+    const char *text;
+
+    CU_ASSERT_PTR_NOT_NULL_FATAL(y);
+    for (uint32_t i = 0; i < 100; i++) {
+        char v[24];
+
+        (void) snprintf(v, sizeof(v), "model-%u", i);
+        metrics_add(y, v, "", 1);
+    }
+
+    size_t before = kars__pool_used(pool);
+
+    for (uint32_t i = 0; i < 1000000; i++) {
+        char v[24];
+
+        (void) snprintf(v, sizeof(v), "model-%u", i * 7919);
+        metrics_add(y, v, "", 1);
+    }
+
+    CU_ASSERT_EQUAL(kars__pool_used(pool), before);
+    CU_ASSERT_TRUE(before > 0);
+    text = metrics_text(m, pool);
+    CU_ASSERT_PTR_NOT_NULL(strstr(text, "many_total{x=\"other\"} "));
+    kars__pool_destroy(pool);
+}
+
 static void
 test_metrics_are_shared_and_stay(void)
 {
@@ -192,6 +227,7 @@ suite_metrics(void)
     T_TEST(metrics, test_metrics_text_is_as_the_format_says);
     T_TEST(metrics, test_metrics_histograms_are_cumulative);
     T_TEST(metrics, test_metrics_series_are_bounded);
+    T_TEST(metrics, test_metrics_memory_is_flat_over_a_million_labels);
     T_TEST(metrics, test_metrics_are_shared_and_stay);
     T_TEST(metrics, test_metrics_survive_full_slots);
 }

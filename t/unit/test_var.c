@@ -15,7 +15,8 @@ static const char *const known[] = {
     "principal",      "tokens_in",       "tokens_out",
     "deny_module",    "deny_reason",     "duration_ms",
     "tokens_total",   "upstream_host",   "upstream_port",
-    "tokens_charged", "upstream_status", "tokens_estimated"
+    "tokens_charged", "upstream_status", "tokens_estimated",
+    "bytes_sent",     "upstream_ms"
 };
 
 static const char *const others[] = {

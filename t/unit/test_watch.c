@@ -281,14 +281,18 @@ test_watch_polls_without_inotify(void)
     char said[512] = "";
 
     watch_begin(&t, "policy", "one");
-    kars__log_setup(&(kars__log_conf_t){ log, KARS_LOG_DEBUG, 0 });
+    kars__log_setup(
+        &(kars__log_conf_t){ .target = { .kind = KARS__LOG_FILE, .fd = log },
+                             .level = KARS_LOG_DEBUG });
     CU_ASSERT_EQUAL(getrlimit(RLIMIT_NOFILE, &was), 0);
     none = was;
     none.rlim_cur = 3;
     CU_ASSERT_EQUAL(setrlimit(RLIMIT_NOFILE, &none), 0);
     kars__watcher_start(t.watcher);
     CU_ASSERT_EQUAL(setrlimit(RLIMIT_NOFILE, &was), 0);
-    kars__log_setup(&(kars__log_conf_t){ 2, KARS_LOG_NOTICE, 0 });
+    kars__log_setup(
+        &(kars__log_conf_t){ .target = { .kind = KARS__LOG_STDERR, .fd = 2 },
+                             .level = KARS_LOG_NOTICE });
     CU_ASSERT_TRUE(pread(log, said, sizeof(said) - 1, 0) > 0);
     CU_ASSERT_PTR_NOT_NULL(strstr(said, "no inotify"));
     (void) close(log);
