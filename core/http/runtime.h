@@ -138,6 +138,9 @@ struct kars_cycle_s {
     kars__server_t *servers;
     kars_listener_t *listeners;
     kars_upstream_t *upstreams;
+    kars_upstream_t *url_upstreams; /* made at run time, while in use */
+    kars_exchange_t *exchanges;     /* that have not ended */
+    uint32_t closing;               /* none may begin any more */
     kars_str_t sandbox;
 
     uint64_t body_memory; /* held bodies of all requests: the cap, in bytes */
@@ -151,7 +154,9 @@ struct kars_cycle_s {
     kars_conn_t *conns; /* all open client connections */
     size_t nconns;
     uint32_t draining;
-    uint32_t ending; /* the router stops: it is not ready any more */
+    uint32_t ending;    /* the router stops: it is not ready any more */
+    uint32_t command;   /* it runs one, and nothing else */
+    uint32_t run_state; /* of kars__cycle_run() */
     void (*drained)(kars_cycle_t *cycle); /* the last connection is gone */
 
     struct kars__waits_s *waits; /* suspensions by token */

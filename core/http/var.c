@@ -29,6 +29,7 @@ enum {
     VAR_PRINCIPAL,
     VAR_TOKENS_IN,
     VAR_TOKENS_OUT,
+    VAR_OPEN_ENDED,
     VAR_DENY_MODULE,
     VAR_DENY_REASON,
     VAR_DURATION_MS,
@@ -65,6 +66,7 @@ static const kars_str_t var_names[] = {
     [VAR_PRINCIPAL] = KARS_STR("principal"),
     [VAR_TOKENS_IN] = KARS_STR("tokens_in"),
     [VAR_TOKENS_OUT] = KARS_STR("tokens_out"),
+    [VAR_OPEN_ENDED] = KARS_STR("open_ended"),
     [VAR_DENY_MODULE] = KARS_STR("deny_module"),
     [VAR_DENY_REASON] = KARS_STR("deny_reason"),
     [VAR_DURATION_MS] = KARS_STR("duration_ms"),
@@ -200,6 +202,8 @@ kars__req_number(kars_req_t *r, kars_str_t name)
         return (int64_t) r->body_size;
     case VAR_BYTES_OUT:
         return (int64_t) r->answer_bytes;
+    case VAR_OPEN_ENDED:
+        return r->open_ended;
     case VAR_DURATION_MS:
         return (int64_t) (kars__loop_now(r->cycle->loop) - r->start_ms);
     }

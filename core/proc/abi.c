@@ -2,7 +2,9 @@
  * What this release does not have is NULL (KARS_API_HAS). */
 #include "http/answer.h"
 #include "http/conn.h"
+#include "http/exchange.h"
 #include "http/upstream.h"
+#include "proc/cycle.h"
 #include "proc/module.h"
 
 #include <errno.h>
@@ -342,7 +344,7 @@ abi_grant(kars_req_t *r, kars_str_t klass, kars_str_t principal)
 static int
 abi_deny(kars_req_t *r, const kars_denial_t *denial)
 {
-    if (r->answer == KARS__ANSWER_LOCAL) {
+    if (r->answer == KARS__ANSWER_LOCAL || r->answer == KARS__ANSWER_GROWS) {
         return KARS_ERROR;
     }
     return kars__req_deny(r, denial, kars__mod_now);
@@ -717,4 +719,21 @@ const kars_api_t kars__api = {
     .metrics_text = abi_metrics_text,
     .cycle_ending = abi_cycle_ending,
     .reply_header = abi_reply_header,
+    .answer_begin = kars__answer_begin,
+    .answer_write = kars__answer_write,
+    .answer_end = kars__answer_end,
+    .exchange = kars__exchange,
+    .exchange_pause = kars__exchange_pause,
+    .exchange_cancel = kars__exchange_cancel,
+    .filter_call = kars__filter_call,
+    .upstream_from_url = kars__upstream_from_url,
+    .upstream_unref = kars__upstream_unref,
+    .event_name = kars__event_name,
+    .event_data = kars__event_data,
+    .token_make = kars__req_token,
+    .token_waits = kars__wait_waits,
+    .await = kars__req_await,
+    .filter_await = kars__filter_await,
+    .loop_run = kars__cycle_run,
+    .loop_stop = kars__cycle_run_stop,
 };

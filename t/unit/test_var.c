@@ -6,15 +6,13 @@
 #include "t.h"
 
 static const char *const known[] = {
-    "path",           "class",           "model",
-    "query",          "route",           "access",
-    "action",         "method",          "status",
-    "sandbox",        "attempts",        "bytes_in",
-    "decision",       "trace_id",        "upstream",
-    "bytes_out",      "deny_code",       "deny_rule",
-    "principal",      "tokens_in",       "tokens_out",
-    "deny_module",    "deny_reason",     "duration_ms",
-    "tokens_total",   "upstream_host",   "upstream_port",
+    "path",           "class",           "model",           "query",
+    "route",          "access",          "action",          "method",
+    "status",         "sandbox",         "attempts",        "bytes_in",
+    "decision",       "trace_id",        "upstream",        "bytes_out",
+    "deny_code",      "deny_rule",       "principal",       "tokens_in",
+    "tokens_out",     "open_ended",      "deny_module",     "deny_reason",
+    "duration_ms",    "tokens_total",    "upstream_host",   "upstream_port",
     "tokens_charged", "upstream_status", "tokens_estimated"
 };
 
