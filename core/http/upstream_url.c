@@ -56,7 +56,7 @@ static int
 url_char_ok(unsigned char c)
 {
     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') ||
-           (c >= 'A' && c <= 'Z') || strchr("-._:[]", c) != NULL;
+           (c >= 'A' && c <= 'Z') || memchr("-._:[]", c, 6) != NULL;
 }
 
 /* RFC 3986 3.2 without userinfo. *to borrows from pool; *name: how it is
