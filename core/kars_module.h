@@ -945,8 +945,9 @@ struct kars_api_s {
                              const kars_ws_handler_t *handler, void *data);
     void (*ws_pause)(kars_ws_t *ws, int on);
 
-    /* For a command that has to wait: turns the loop until loop_stop(). OK;
-     * ERROR: timeout_ms went by (0: no limit), or this is no command. */
+    /* For a command that has to wait: turns the loop until loop_stop(), which
+     * may have been called before. OK; ERROR: this is no command, or timeout_ms
+     * went by (0: no limit), then what it had under way was cancelled. */
     int (*loop_run)(kars_cycle_t *cycle, uint32_t timeout_ms);
     void (*loop_stop)(kars_cycle_t *cycle);
 

@@ -100,12 +100,13 @@ kars__exchange_cancel(kars_exchange_t *x)
 }
 
 void
-kars__exchange_close(kars_cycle_t *cycle)
+kars__exchange_cancel_all(kars_cycle_t *cycle)
 {
     cycle->closing = 1;
     while (cycle->exchanges != NULL) {
         exchange_end(cycle->exchanges, ECANCELED);
     }
+    cycle->closing = 0;
 }
 
 static void

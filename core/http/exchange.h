@@ -28,8 +28,8 @@ void kars__exchange_pause(kars_exchange_t *x, int on);
 void kars__exchange_cancel(kars_exchange_t *x);
 /* The reply's head, as far as it came; lives until done() returns. */
 const kars__head_t *kars__exchange_head(const kars_exchange_t *x);
-/* Cancels all of the cycle and lets no other begin: it ends. */
-void kars__exchange_close(kars_cycle_t *cycle);
+/* Cancels all of the cycle; meanwhile no other can begin. */
+void kars__exchange_cancel_all(kars_cycle_t *cycle);
 
 /* call_out.c: copies *call, its strings into pool; ERROR: a method, a path or
  * a header that must not be sent, or no memory. */

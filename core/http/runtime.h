@@ -140,7 +140,7 @@ struct kars_cycle_s {
     kars_upstream_t *upstreams;
     kars_upstream_t *url_upstreams; /* made at run time, while in use */
     kars_exchange_t *exchanges;     /* that have not ended */
-    uint32_t closing;               /* none may begin any more */
+    uint32_t closing;               /* none may begin */
     kars_str_t sandbox;
 
     uint64_t body_memory; /* held bodies of all requests: the cap, in bytes */

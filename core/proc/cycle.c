@@ -178,6 +178,9 @@ kars__cycle_run(kars_cycle_t *c, uint32_t timeout_ms)
 
     int rc = c->run_state & RUN_STOP ? KARS_OK : KARS_ERROR;
 
+    if (rc != KARS_OK) { /* their data may be the command's own stack */
+        kars__exchange_cancel_all(c);
+    }
     c->run_state = RUN_NOT;
     return rc;
 }
@@ -213,7 +216,7 @@ kars__cycle_destroy(kars_cycle_t *c)
     }
     c->drained = NULL;
     kars__conn_drain(c, 2);
-    kars__exchange_close(c);
+    kars__exchange_cancel_all(c);
     kars__loop_turn(c->loop, 0); /* what the ends of requests queued */
     kars__offload_drain(c->offload);
     cycle_stop_modules(c);
@@ -223,6 +226,7 @@ kars__cycle_destroy(kars_cycle_t *c)
     for (kars_upstream_t *u = c->url_upstreams; u != NULL; u = u->next) {
         kars__upstream_close(u);
     }
+    kars__exchange_cancel_all(c); /* that modules began as they stopped */
     kars__resolver_destroy(c->resolver);
     kars__offload_destroy(c->offload);
     kars__loop_turn(c->loop, 0);
