@@ -4,8 +4,8 @@
 
 #include <errno.h>
 
-#define EXCHANGE_EVENT_MAX 65536u /* bytes of an event, unless max_body says \
-                                   */
+/* Bytes of an event, unless max_body says. */
+#define EXCHANGE_EVENT_MAX 65536u
 
 struct kars_exchange_s {
     kars_exchange_t *prev;
@@ -161,7 +161,7 @@ static void
 exchange_event(void *owner, kars_str_t name)
 {
     kars_exchange_t *x = owner;
-    kars_event_t ev = { name, { x->event, x->event_len } };
+    kars_event_t ev = { .name = name, .data = { x->event, x->event_len } };
 
     x->event_len = 0;
     if (x->error != 0 || x->dead) {
