@@ -308,6 +308,7 @@ out_reach(kars_cycle_t *cycle, int argc, char **argv)
     const out_conf_t *cf = kars_cycle_conf(cycle);
     out_reach_t reach = { .cycle = cycle };
     const char *path = argc > 1 ? argv[1] : "/beat";
+    uint32_t ms = argc > 2 ? (uint32_t) strtoul(argv[2], NULL, 10) : 10000;
     kars_call_t call = { .size = sizeof(call),
                          .upstream = cf->beat,
                          .method = KARS_STR("GET"),
@@ -316,7 +317,7 @@ out_reach(kars_cycle_t *cycle, int argc, char **argv)
     if (kars_exchange(cycle, &call, &out_reach_handler, &reach) == NULL) {
         return 3;
     }
-    if (kars_loop_run(cycle, 500) != KARS_OK) {
+    if (kars_loop_run(cycle, ms) != KARS_OK) {
         (void) printf("late\n");
         return 1;
     }

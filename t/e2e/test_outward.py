@@ -290,12 +290,10 @@ def test_a_slow_reader_slows_its_upstreams(
         rooms = router.log().count("outward: room")
         assert rooms <= 1
         got, stood = 0, far.sent
-        while got < stood:
-            got += len(w.chunk())
-        kit.wait_for("they go on", lambda: far.sent > stood and
-                     router.log().count("outward: room") > rooms)
         while got < 50 << 20:
             got += len(w.chunk())
+        assert far.sent > stood
+        assert router.log().count("outward: room") > rooms
     kit.wait_for("they are left", lambda: router.log().count(
         "outward: gone") == 1)
 
@@ -327,7 +325,7 @@ def test_a_stream_outlives_a_reload(start, conf: Conf, far: Far) -> None:
 
 def test_drain_timeout_ends_a_stream_with_its_record(
         start, conf: Conf, far: Far) -> None:
-    router = start(conf(drain="1s"))
+    router = start(conf(drain="3s"))
     with router.wire() as w:
         w.send(wire.request("GET", "/v1/fan/open"))
         a = w.head()
@@ -442,14 +440,14 @@ def test_a_command_may_wait(site: kit.Site, conf: Conf, far: Far) -> None:
     site.conf.write_text(conf().replace("outward_key",
                                         "outward_beat far;\noutward_key", 1))
 
-    def reach(path: str) -> subprocess.CompletedProcess[str]:
-        return kit.run_tool("-c", str(site.conf), "reach", path, check=False)
+    def reach(*args: str) -> subprocess.CompletedProcess[str]:
+        return kit.run_tool("-c", str(site.conf), "reach", *args, check=False)
 
     p = reach("/beat")
     assert (p.returncode, p.stdout) == (0, "status=200 error=0\n"), p.stderr
     p = reach("/x/busy")
     assert p.stdout == "status=503 error=0\n"
     began = time.monotonic()
-    p = reach("/x/hang")
+    p = reach("/x/hang", "500")
     assert (p.returncode, p.stdout) == (1, "late\n")
-    assert 0.4 < time.monotonic() - began < 10
+    assert time.monotonic() - began > 0.4
