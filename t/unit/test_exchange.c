@@ -550,7 +550,9 @@ fc_body(kars_filter_t *f, kars_buf_t *in, uint32_t flags, const void *conf,
 
     int rc = kars__api.filter_call(f, &call, fc_replied);
 
-    CU_ASSERT_EQUAL(rc, KARS_AGAIN);
+    if (rc != KARS_AGAIN) {
+        return KARS_ERROR; /* no memory */
+    }
     CU_ASSERT_EQUAL(kars__api.filter_call(f, &call, fc_replied), KARS_ERROR);
     CU_ASSERT_EQUAL(kars__api.filter_suspend(f, 1, NULL), 0);
     fc.flags = flags;
@@ -645,6 +647,40 @@ test_exchange_of_a_filter_ends_four_ways(void)
     CU_ASSERT_EQUAL(fc.called, 0);
 }
 
+static void
+test_exchange_of_a_filter_survives_each_failing_allocation(void)
+{
+    int whole = 0;
+
+    for (uint64_t n = 1; n < 200 && !whole; n++) {
+        t_loop_t *t = t_loop("upstream up { server 10.0.0.1:80; retry 0; }"
+                             "server { listen 127.0.0.1:1; "
+                             "route * / { respond 200 \"the answer\"; } }",
+                             &t_open, &judge);
+
+        memset(&fc, 0, sizeof(fc));
+        (void) t_client(t);
+        kars__pool_fail_at(n);
+        t_request(t, GET);
+        if (t_upstreams(t) == 1) {
+            t_upstream_reply(t,
+                             "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nyes");
+        }
+        kars__pool_fail_at(0);
+        whole = t_status(t) == 200;
+        /* unjudged it never leaves */
+        CU_ASSERT_EQUAL(strstr(t_raw(t), "the answer") != NULL, whole);
+        CU_ASSERT_TRUE(!whole || (fc.called == 1 && fc.error == 0));
+        if (t->client->sock != NULL) {
+            t_client_gone(t);
+        }
+        CU_ASSERT_TRUE(t_is_empty(t));
+        CU_ASSERT_PTR_NULL(t->cycle->exchanges);
+        t_loop_destroy(t);
+    }
+    CU_ASSERT_TRUE(whole);
+}
+
 void
 suite_exchange(void)
 {
@@ -662,4 +698,6 @@ suite_exchange(void)
     T_TEST(exchange, test_exchange_keeps_scopes_apart);
     T_TEST(exchange, test_exchange_survives_each_failing_allocation);
     T_TEST(exchange, test_exchange_of_a_filter_ends_four_ways);
+    T_TEST(exchange,
+           test_exchange_of_a_filter_survives_each_failing_allocation);
 }
