@@ -224,10 +224,12 @@ typedef struct {
     const kars_header_t *headers;
     size_t nheaders;
     uint32_t timeout_ms; /* for the whole call; 0: the upstream's own */
-    uint32_t max_body;   /* reply bytes to buffer; more is EMSGSIZE */
+    uint32_t max_body;   /* reply bytes to buffer, of an exchange: bytes of an
+                          * event; more is EMSGSIZE. 0: 65,536 */
     uint32_t idle_ms;    /* without a byte: ETIMEDOUT; 0: the upstream's own */
     uint32_t unused;     /* zero */
-    /* A header whose value is written on the wire and nowhere else. */
+    /* A header whose value is written on the wire and nowhere else. No copy is
+     * made of the secret: it must live until the call has ended. */
     kars_str_t secret_name;   /* "authorization"; empty: none */
     kars_str_t secret_prefix; /* "Bearer " */
     const kars_secret_t *secret;
@@ -246,7 +248,13 @@ typedef struct {
     const void *handle; /* for kars_reply_header() */
 } kars_reply_t;
 
-/* A call whose reply is taken as it comes. Every function may be NULL. */
+/*
+ * A call whose reply is taken as it comes. Every function may be NULL; head,
+ * body and event return OK, or anything else to cancel it. Strings are borrowed
+ * until they return. event: of a text/event-stream, instead of body. done: 0,
+ * or the error; ECANCELED when it was cancelled, from inside the call that did
+ * it.
+ */
 typedef struct {
     size_t size;
     int (*head)(kars_exchange_t *x, const kars_reply_t *reply, void *data);
@@ -274,19 +282,34 @@ typedef struct {
     size_t nmembers;
 } kars_denial_t;
 
+/* Flags of a pass. */
+enum {
+    KARS_RETRY_UNSAFE = 1 << 0 /* retry may send again what the upstream may
+                                * have acted on, whatever the method */
+};
+
 /* How the route's request goes on to an upstream. Zero fields: as it came. */
 typedef struct {
     size_t size;
     kars_upstream_t *upstream;
-    kars_str_t path; /* with query */
-    uint32_t timeout_ms;
-    /* Asked before the reply's head goes on; DONE: try again elsewhere, with
-     * what it wrote into *next. Not asked once bytes have gone to the client.
+    kars_str_t path;     /* with query */
+    uint32_t timeout_ms; /* of each attempt, in place of the upstream's total */
+    /*
+     * Asked when an attempt failed (reply->error) and before a reply's head
+     * goes on, whatever its status; attempt counts from 1. DONE: try again,
+     * at *next, which is the same upstream unless it writes another; anything
+     * else: that is the outcome. reply->body is empty. Asked only where the
+     * request can be sent again as it was, 7 times at most: no byte of a
+     * streaming body was sent, and the upstream cannot have acted on it (it
+     * was not reached, or said 421, 425, 429 or 503), or the method is
+     * idempotent, or KARS_RETRY_UNSAFE is set.
      */
     int (*retry)(kars_req_t *r, const kars_reply_t *reply, uint32_t attempt,
                  kars_upstream_t **next, void *data);
     void *data;
     kars_str_t pool_scope; /* as in kars_call_t */
+    uint32_t flags;        /* KARS_RETRY_UNSAFE */
+    uint32_t unused;       /* zero */
 } kars_pass_t;
 
 typedef int (*kars_hook_pt)(kars_req_t *r, const void *conf, void *ctx);
@@ -487,7 +510,9 @@ typedef struct {
 
 /*
  * An answer that grows. Filled by the module; the router copies it. Both
- * functions may be NULL; neither returns anything: they cannot fail.
+ * functions may be NULL; neither returns anything: they cannot fail. gone: the
+ * client left, or a filter refused or cut the answer; nothing can be written
+ * any more, and the request ends after it.
  */
 enum {
     KARS_OPEN_ENDED = 1 << 0 /* no end of its own (a subscription): audited when
@@ -499,7 +524,7 @@ typedef struct {
     uint32_t flags; /* KARS_OPEN_ENDED */
     kars_str_t content_type;
     void (*room)(kars_req_t *r, void *data); /* after AGAIN: write again */
-    void (*gone)(kars_req_t *r, void *data); /* the client left: stop; once */
+    void (*gone)(kars_req_t *r, void *data); /* stop; once; not after end */
     void *data;
 } kars_answer_t;
 
@@ -754,14 +779,15 @@ struct kars_api_s {
     void (*series_set)(kars_series_t *series, double value);
     kars_str_t (*metrics_text)(kars_req_t *r); /* Prometheus 0.0.4 */
 
-    /* Answers that grow; see answer_begin(). room: OK while more is welcome,
-     * else AGAIN and fn runs when it is. */
-    int (*answer_start)(kars_req_t *r, int status, kars_str_t content_type);
+    /* Answers that grow; see answer_begin(). */
     int (*answer_write)(kars_req_t *r, kars_str_t bytes, uint32_t flags);
-    int (*answer_room)(kars_req_t *r, kars_wake_pt fn);
-    int (*answer_end)(kars_req_t *r);
+    int (*answer_end)(kars_req_t *r, int error);
 
-    /* Calls beside the request: several at once, streaming, or with none. */
+    /* Calls beside the request: several at once, streaming, or with none.
+     * NULL: no memory, or it cannot be written as a request (a method, path or
+     * header that HTTP does not know). pause: nothing more is told from now on,
+     * and the upstream feels it; or again. cancel: done() runs before it
+     * returns. filter_call: as call(), from a body filter. */
     kars_exchange_t *(*exchange)(kars_cycle_t *cycle, const kars_call_t *call,
                                  const kars_exchange_handler_t *handler,
                                  void *data);
@@ -770,7 +796,10 @@ struct kars_api_s {
     kars_str_t (*reply_header)(const kars_reply_t *reply, kars_str_t name);
     int (*filter_call)(kars_filter_t *f, const kars_call_t *call,
                        kars_filter_reply_pt fn);
-    /* Reference-counted; decided by egress.decision/1 before it is used. */
+    /* For http://HOST[:PORT]; a path in it is not looked at. Each time, the
+     * service egress.decision/1 is asked; where no module provides it the
+     * answer is no. NULL: *err says why. The caller's reference is given back
+     * with unref; calls and passes that use it hold their own. */
     kars_upstream_t *(*upstream_from_url)(kars_cycle_t *cycle, kars_str_t url,
                                           kars_err_t *err);
     void (*upstream_unref)(kars_upstream_t *upstream);
@@ -889,11 +918,14 @@ struct kars_api_s {
     /*
      * From CONTENT: begins an answer that grows and returns AGAIN, which the
      * hook returns; the request then goes on until answer_end(), or until the
-     * client left (gone); a hook that returns ERROR after it cuts it. With it,
-     * answer_write() is OK; AGAIN: taken, and room will tell when more is
-     * welcome; ERROR: not taken, it is over. answer_end() is OK, or ERROR.
-     * answer_start() is the short form, and answer_room() the way to wait in
-     * it.
+     * client left (gone); a hook that returns ERROR instead has answered with
+     * 500. The head leaves with the first bytes; of an event stream, and of
+     * what is OPEN_ENDED, at once. answer_write() copies the bytes and is OK;
+     * AGAIN: taken, and room will tell when more is welcome; ERROR: not taken.
+     * Who writes on after AGAIN without end is cut. answer_end(): 0, it is
+     * whole; else an errno, and the client sees that it is not (502, 504, an
+     * error event, a cut connection). The request may end in any of both: do
+     * not use it after answer_end() or gone.
      */
     int (*answer_begin)(kars_req_t *r, const kars_answer_t *answer);
 
@@ -948,8 +980,9 @@ struct kars_api_s {
                              const kars_ws_handler_t *handler, void *data);
     void (*ws_pause)(kars_ws_t *ws, int on);
 
-    /* For a command that has to wait: turns the loop until loop_stop(). OK;
-     * ERROR: timeout_ms went by (0: no limit), or this is no command. */
+    /* For a command that has to wait: turns the loop until loop_stop(), which
+     * may have been called before. OK; ERROR: this is no command, or timeout_ms
+     * went by (0: no limit), then what it had under way was cancelled. */
     int (*loop_run)(kars_cycle_t *cycle, uint32_t timeout_ms);
     void (*loop_stop)(kars_cycle_t *cycle);
 
@@ -1066,9 +1099,7 @@ extern const kars_module_t kars_module;
 #define kars_series_add        kars_api->series_add
 #define kars_series_set        kars_api->series_set
 #define kars_metrics_text      kars_api->metrics_text
-#define kars_answer_start      kars_api->answer_start
 #define kars_answer_write      kars_api->answer_write
-#define kars_answer_room       kars_api->answer_room
 #define kars_answer_end        kars_api->answer_end
 #define kars_exchange          kars_api->exchange
 #define kars_exchange_pause    kars_api->exchange_pause
@@ -1259,10 +1290,12 @@ typedef struct {
                   kars_verdict_t *ret, kars_token_t *ret_token);
 } kars_policy_t;
 
-/* "egress.decision/1": may this host and port be reached? Never suspends. */
+/* "egress.decision/1": may this host and port be reached? Never suspends. r
+ * may be NULL: the router itself wants to. */
 typedef struct {
     size_t size;
-    int (*decide)(kars_req_t *r, kars_hostport_t to, kars_verdict_t *ret);
+    int (*decide)(kars_cycle_t *cycle, kars_req_t *r, kars_hostport_t to,
+                  kars_verdict_t *ret);
 } kars_egress_t;
 
 /* "credential.provider/1": a bearer for a scope, for kars_header_secret(); it

@@ -80,6 +80,7 @@ static int
 main_run_command(kars_cycle_t *c, const kars_command_t *cmd,
                  const kars__mod_t *mod, int argc, char **argv)
 {
+    c->command = 1;
     kars__mod_now = c->mods[mod->index];
     int code = cmd->run(c, argc, argv);
     kars__mod_now = NULL;

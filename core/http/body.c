@@ -37,7 +37,7 @@ body_refuse_by(kars_req_t *r, int status, const char *type, const char *code,
     if (r->suspended) {
         r->suspended = 0;
         kars__wait_cancel(r->cycle->waits, r->token);
-        kars__call_cancel(r);
+        kars__call_cancel(&r->call);
     }
     (void) kars__req_refuse_by(r, status, type, code, reason, rule);
     if (!r->running) {

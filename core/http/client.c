@@ -25,12 +25,15 @@ struct kars__upconn_s {
     uint32_t rd_end; /* end of what was read */
     uint32_t scanned;
     uint64_t idle_at_ms; /* when it went into the idle list */
+    size_t scope_len;
+    char scope[]; /* whose exchanges it serves */
 };
 
 /* A name being resolved; outlives an exchange that was cancelled. */
 typedef struct {
     kars__xch_t *x;
     kars_cycle_t *cycle;
+    kars_upstream_t *upstream;
     kars__upserver_t *server;
 } client_lookup_t;
 
@@ -72,6 +75,7 @@ xch_free(kars__work_t *work)
     kars__xch_t *x =
         (kars__xch_t *) ((char *) work - offsetof(kars__xch_t, later));
 
+    kars__upstream_unref(x->conf.upstream);
     kars__free(x);
 }
 
@@ -187,11 +191,15 @@ idle_put(kars__upconn_t *c)
 }
 
 static kars__upconn_t *
-idle_take(kars__upserver_t *s)
+idle_take(kars__upserver_t *s, kars_str_t scope)
 {
-    while (s->idle != NULL) {
-        kars__upconn_t *c = s->idle;
+    kars__upconn_t *next;
 
+    for (kars__upconn_t *c = s->idle; c != NULL; c = next) {
+        next = c->next;
+        if (!kars_str_eq((kars_str_t){ c->scope, c->scope_len }, scope)) {
+            continue;
+        }
         idle_remove(c);
         kars__timer_stop(c->cycle->loop, &c->timer);
         /* The loop watches it since an earlier turn and has seen no end. Only
@@ -239,11 +247,16 @@ conn_timer(kars__upconn_t *c, uint64_t ms)
 static kars__upconn_t *
 conn_make(kars__xch_t *x, int fd)
 {
-    kars__upconn_t *c = kars__alloc(sizeof(*c));
+    kars_str_t scope = x->conf.scope;
+    kars__upconn_t *c = kars__alloc(sizeof(*c) + scope.len);
 
     if (c == NULL) {
         (void) close(fd);
         return NULL;
+    }
+    c->scope_len = scope.len;
+    if (scope.len != 0) {
+        memcpy(c->scope, scope.data, scope.len);
     }
     c->cycle = x->cycle;
     c->upstream = x->conf.upstream;
@@ -298,6 +311,7 @@ client_resolved(void *data, int error, const kars__addr_t *addrs, size_t n,
 {
     client_lookup_t *l = data;
     kars__xch_t *x = l->x;
+    kars_upstream_t *u = l->upstream;
 
     if (error == 0) {
         kars__upserver_t *s = l->server;
@@ -311,6 +325,7 @@ client_resolved(void *data, int error, const kars__addr_t *addrs, size_t n,
                                 1000;
     }
     kars__free(l);
+    kars__upstream_unref(u); /* a live exchange holds another */
     if (x == NULL) {
         return;
     }
@@ -330,7 +345,7 @@ client_begin(kars__work_t *work)
     kars__upserver_t *s = x->conf.server;
     uint64_t now = kars__loop_now(x->cycle->loop);
 
-    x->conn = x->conf.fresh ? NULL : idle_take(s);
+    x->conn = x->conf.fresh ? NULL : idle_take(s, x->conf.scope);
     if (x->conn != NULL) {
         x->conn->x = x;
         x->reused = 1;
@@ -352,7 +367,9 @@ client_begin(kars__work_t *work)
     }
     l->x = x;
     l->cycle = x->cycle;
+    l->upstream = x->conf.upstream;
     l->server = s;
+    kars__upstream_ref(l->upstream);
     x->lookup = l;
     kars__resolve(x->cycle->resolver, s->at.host, s->at.port, client_resolved,
                   l);
@@ -371,19 +388,37 @@ kars__xch_start(kars_cycle_t *cycle, const kars__xch_conf_t *conf)
     kars__xch_t *x = kars__alloc(sizeof(*x));
 
     if (x == NULL) {
+        kars__chain_free(conf->out);
         return NULL;
     }
     x->cycle = cycle;
     x->conf = *conf;
+    if (conf->total_ms == 0) {
+        x->conf.total_ms = conf->upstream->total_ms;
+    }
+    kars__upstream_ref(conf->upstream);
     x->out_len = kars__chain_len(conf->out);
     x->total.fn = client_total_over;
-    kars__timer_start(cycle->loop, &x->total, conf->upstream->total_ms);
+    kars__timer_start(cycle->loop, &x->total, x->conf.total_ms);
     x->later.fn = client_begin;
     kars__work_queue(cycle->loop, &x->later, KARS__POST);
     return x;
 }
 
 /* Sending. */
+
+static uint64_t
+client_idle_ms(const kars__xch_t *x)
+{
+    return x->conf.idle_ms != 0 ? x->conf.idle_ms : x->conf.upstream->idle_ms;
+}
+
+static uint64_t
+client_first_ms(const kars__xch_t *x)
+{
+    return x->conf.idle_ms != 0 ? x->conf.idle_ms
+                                : x->conf.upstream->first_byte_ms;
+}
 
 static void
 client_want(kars__xch_t *x)
@@ -427,8 +462,8 @@ client_flush(kars__xch_t *x)
     }
     if (!x->paused || x->conf.out != NULL) {
         conn_timer(c, x->conf.out == NULL && x->conf.last && !x->head_done
-                          ? x->conf.upstream->first_byte_ms
-                          : x->conf.upstream->idle_ms);
+                          ? client_first_ms(x)
+                          : client_idle_ms(x));
     }
     client_want(x);
     if (had && x->conf.out == NULL && x->conf.handler->room != NULL &&
@@ -470,7 +505,7 @@ kars__xch_pause(kars__xch_t *x, int on)
         if (x->paused) {
             kars__timer_stop(x->cycle->loop, &x->conn->timer);
         } else {
-            conn_timer(x->conn, x->conf.upstream->idle_ms);
+            conn_timer(x->conn, client_idle_ms(x));
         }
     }
 }
@@ -716,7 +751,7 @@ client_read(kars__upconn_t *c)
             return;
         }
         if (!x->paused) { /* else it is us who take our time */
-            conn_timer(c, x->conf.upstream->idle_ms);
+            conn_timer(c, client_idle_ms(x));
         }
         if ((size_t) n < room) {
             return; /* all there was */

@@ -42,9 +42,15 @@ typedef struct {
     uint8_t last;    /* that is all of it */
     uint8_t is_head; /* the method is HEAD: no body comes */
     uint8_t fresh;   /* on a new connection, not on a kept one */
+    /* Milliseconds, in place of the upstream's own; 0: those. */
+    uint64_t total_ms;
+    uint64_t idle_ms; /* between two bytes, the first of the reply too */
+    /* Kept connections serve exchanges of one scope only; copied. */
+    kars_str_t scope;
 } kars__xch_conf_t;
 
-/* NULL: no memory. Everything else is told through the handler, later. */
+/* NULL: no memory, and conf->out is freed. Everything else is told through the
+ * handler, later. The exchange holds a reference to the upstream. */
 kars__xch_t *kars__xch_start(kars_cycle_t *cycle, const kars__xch_conf_t *conf);
 
 /* More of the request's body. */

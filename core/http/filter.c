@@ -306,18 +306,42 @@ filter_woken(void *owner, int error)
     kars__mod_now = r->cycle->mods[mod];
     int rc = f->wake(f, error, kars__req_conf(r, mod), kars__req_ctx(r, mod));
     kars__mod_now = NULL;
+    kars__filter_continue(f, rc);
+}
+
+void
+kars__filter_continue(kars_filter_t *f, int rc)
+{
+    kars_req_t *r = f->r;
 
     if (filter_result(f, rc) != KARS_OK || f->suspended || r->finished) {
         return;
     }
     if (f->has_pending) {
         kars_buf_t *in = f->pending;
+        uint32_t flags = f->pending_flags;
 
         f->pending = NULL;
+        f->pending_flags = 0;
         f->has_pending = 0;
-        (void) filter_run(r, f->index, in, f->pending_flags);
+        (void) filter_run(r, f->index, in, flags);
     }
     kars__pass_room(r);
+}
+
+int
+kars__filter_await(kars_filter_t *f, kars_token_t token, uint32_t timeout_ms,
+                   kars_filter_wake_pt fn)
+{
+    if (f->suspended || !f->r->head_filtered ||
+        kars__wait_take(f->r->cycle->waits, token, timeout_ms, f->r,
+                        filter_woken, f) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    f->token = token;
+    f->suspended = 1;
+    f->wake = fn;
+    return KARS_AGAIN;
 }
 
 kars_token_t
@@ -335,6 +359,17 @@ kars__filter_suspend(kars_filter_t *f, uint32_t timeout_ms,
     return f->token;
 }
 
+/* What it waits for is nobody's business any more. */
+static void
+filter_wake_never(kars_filter_t *f)
+{
+    if (f->suspended) {
+        f->suspended = 0;
+        kars__wait_cancel(f->r->cycle->waits, f->token);
+        kars__call_cancel(&f->call);
+    }
+}
+
 /* What this filter and those behind it hold of the answer is not sent. */
 static void
 filter_forget(kars_req_t *r, size_t i)
@@ -347,10 +382,7 @@ filter_forget(kars_req_t *r, size_t i)
         f->held = f->pending = NULL;
         f->has_pending = 0;
         f->pending_flags = 0;
-        if (f->suspended) {
-            f->suspended = 0;
-            kars__wait_cancel(r->cycle->waits, f->token);
-        }
+        filter_wake_never(f);
     }
 }
 
@@ -400,9 +432,6 @@ void
 kars__filters_cancel(kars_req_t *r)
 {
     for (size_t i = 0; r->filters != NULL && i < r->route->nfilters; i++) {
-        if (r->filters[i].suspended) {
-            r->filters[i].suspended = 0;
-            kars__wait_cancel(r->cycle->waits, r->filters[i].token);
-        }
+        filter_wake_never(&r->filters[i]);
     }
 }

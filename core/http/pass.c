@@ -8,8 +8,9 @@
 #include <errno.h>
 #include <stdio.h>
 
-#define PASS_HIGH (256u * 1024u) /* bytes that may wait for a slow reader */
-#define PASS_LOW  (64u * 1024u)
+#define PASS_HIGH  (256u * 1024u) /* bytes that may wait for a slow reader */
+#define PASS_LOW   (64u * 1024u)
+#define PASS_TRIES 8u /* attempts of one request, whatever a module says */
 
 struct kars__pass_s {
     kars_req_t *r;
@@ -20,6 +21,8 @@ struct kars__pass_s {
     kars_str_t path;
     size_t hook; /* of UPSTREAM */
     uint32_t attempts;
+    uint32_t tries;    /* those at this upstream */
+    kars__mod_t *mod;  /* whose pass it is; NULL: the route's */
     uint8_t sent_body; /* a streaming body began to flow */
     uint8_t paused;
     uint8_t fresh;     /* a kept connection was stale: a new one now */
@@ -31,6 +34,30 @@ struct kars__pass_s {
 typedef kars__pass_t pass_t;
 
 static void pass_attempt(pass_t *p);
+
+static void
+pass_unref(void *data)
+{
+    kars__upstream_unref(*(kars_upstream_t **) data);
+}
+
+/* An upstream made from a URL stays while the request may use it. */
+static int
+pass_hold(kars_req_t *r, kars_upstream_t *u)
+{
+    if (u->refs == 0) {
+        return KARS_OK;
+    }
+
+    kars_upstream_t **held = kars__pown(r->pool, sizeof(u), pass_unref);
+
+    if (held == NULL) {
+        return KARS_ERROR;
+    }
+    kars__upstream_ref(u);
+    *held = u;
+    return KARS_OK;
+}
 
 int
 kars__req_pass(kars_req_t *r, const kars_pass_t *pass)
@@ -47,10 +74,13 @@ kars__req_pass(kars_req_t *r, const kars_pass_t *pass)
     memcpy(&p->conf, pass,
            pass->size < sizeof(p->conf) ? pass->size : sizeof(p->conf));
     p->r = r;
+    p->mod = kars__mod_now;
+    p->conf.pool_scope = kars__pdup(r->pool, p->conf.pool_scope);
     if (p->conf.upstream == NULL) {
         p->conf.upstream = r->route->core->pass;
     }
-    if (p->conf.upstream == NULL) {
+    if (p->conf.upstream == NULL || p->conf.pool_scope.data == NULL ||
+        pass_hold(r, p->conf.upstream) != KARS_OK) {
         return KARS_ERROR;
     }
     p->path =
@@ -286,6 +316,8 @@ pass_send(pass_t *p)
         .last = whole != 0,
         .fresh = p->fresh,
         .is_head = kars_str_eq(r->head.method, KARS_STR("HEAD")),
+        .total_ms = p->conf.timeout_ms,
+        .scope = p->conf.pool_scope,
     };
 
     p->x = kars__xch_start(r->cycle, &conf);
@@ -386,6 +418,7 @@ pass_attempt(pass_t *p)
 
     p->server = kars__upstream_pick(r->cycle, p->conf.upstream, p->server);
     p->attempts++;
+    p->tries++;
     p->hook = 0;
     pass_fact(r, "upstream", p->conf.upstream->name, 0);
     pass_fact(r, "upstream_host", p->server->at.host, 0);
@@ -472,6 +505,76 @@ pass_copy_headers(kars_req_t *r, const kars__head_t *head)
     }
 }
 
+/* RFC 9110 9.2.2: to do it twice is to do it once. */
+static int
+pass_is_idempotent(kars_str_t method)
+{
+    static const kars_str_t safe[] = {
+        KARS_STR("GET"), KARS_STR("HEAD"),   KARS_STR("OPTIONS"),
+        KARS_STR("PUT"), KARS_STR("DELETE"), KARS_STR("TRACE"),
+    };
+
+    for (size_t i = 0; i < KARS_NELTS(safe); i++) {
+        if (kars_str_eq(method, safe[i])) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* The upstream says that it did nothing: misdirected (RFC 9110 15.5.20), too
+ * early (RFC 8470), too many (RFC 6585), not available. */
+static int
+pass_is_unprocessed(int32_t status)
+{
+    return status == 421 || status == 425 || status == 429 || status == 503;
+}
+
+/* May the request be sent once more, if its module wants that? */
+static int
+pass_may_ask(const pass_t *p, const kars_reply_t *reply, int reached)
+{
+    if (p->conf.retry == NULL || p->sent_body || p->r->head_filtered ||
+        p->attempts >= PASS_TRIES) {
+        return 0;
+    }
+    return reached != KARS__REACHED || pass_is_unprocessed(reply->status) ||
+           (p->conf.flags & KARS_RETRY_UNSAFE) != 0 ||
+           pass_is_idempotent(p->r->head.method);
+}
+
+/* Asks the module about an attempt that came to this. 1: another has begun. */
+static int
+pass_retry(pass_t *p, const kars_reply_t *reply, int reached)
+{
+    kars_upstream_t *next = p->conf.upstream;
+    kars__mod_t *was = kars__mod_now;
+
+    if (!pass_may_ask(p, reply, reached)) {
+        return 0;
+    }
+
+    kars__mod_now = p->mod;
+    int rc = p->conf.retry(p->r, reply, p->attempts, &next, p->conf.data);
+    kars__mod_now = was;
+
+    if (rc != KARS_DONE || next == NULL || pass_hold(p->r, next) != KARS_OK) {
+        return 0;
+    }
+    if (next != p->conf.upstream) {
+        p->tries = 0;
+        p->server = NULL;
+        p->conf.upstream = next;
+    }
+    if (p->x != NULL) {
+        kars__xch_cancel(p->x);
+        p->x = NULL;
+    }
+    p->fresh = 0;
+    pass_attempt(p);
+    return 1;
+}
+
 /* Is someone looking into the reply? Then it must be readable. */
 static int
 pass_is_watched(const kars_req_t *r)
@@ -486,7 +589,17 @@ pass_got_head(kars__xch_t *x, const kars__head_t *head, void *data)
     kars_req_t *r = p->r;
     kars_str_t coding = kars__head_get(head->headers, head->nheaders,
                                        KARS_STR("content-encoding"));
+    kars_reply_t reply = {
+        .size = sizeof(reply),
+        .status = (int32_t) head->status,
+        .content_type = kars__head_get(head->headers, head->nheaders,
+                                       KARS_STR("content-type")),
+        .handle = head,
+    };
 
+    if (pass_retry(p, &reply, KARS__REACHED)) {
+        return;
+    }
     r->status = head->status;
     r->out.n = 0;
     pass_fact(r, "upstream_status", (kars_str_t){ NULL, 0 }, head->status);
@@ -536,6 +649,7 @@ kars__pass_room(kars_req_t *r)
 {
     pass_t *p = r->pass;
 
+    kars__grow_room(r);
     if (p != NULL && p->x != NULL && p->paused &&
         r->proto->unsent(r) < PASS_LOW && !kars__filters_busy(r)) {
         p->paused = 0;
@@ -549,6 +663,7 @@ pass_failed(kars__xch_t *x, int error, int reached, void *data)
     pass_t *p = data;
     kars_req_t *r = p->r;
     kars_upstream_t *u = p->conf.upstream;
+    kars_reply_t reply = { .size = sizeof(reply), .error = error };
 
     p->x = NULL;
     pass_took(p);
@@ -561,11 +676,14 @@ pass_failed(kars__xch_t *x, int error, int reached, void *data)
         int stale = reached == KARS__REACHED_STALE && !p->fresh;
 
         if (stale || (reached == KARS__REACHED_NOT && u->retry_on == 0 &&
-                      p->attempts <= u->retries)) {
+                      p->tries <= u->retries)) {
             p->fresh |= stale != 0;
             pass_attempt(p);
             return;
         }
+    }
+    if (pass_retry(p, &reply, reached)) {
+        return;
     }
     if (error == ETIMEDOUT) {
         pass_refuse(p, 504, "upstream_timeout",
@@ -585,6 +703,7 @@ static const kars__xch_handler_t pass_handler = {
 void
 kars__pass_cancel(kars_req_t *r)
 {
+    kars__grow_gone(r);
     if (r->pass != NULL && r->pass->x != NULL) {
         kars__xch_t *x = r->pass->x;
 

@@ -51,7 +51,7 @@ phase_result(kars_req_t *r, uint32_t mod, int rc)
         r->hook++;
         return KARS_OK;
     case KARS_AGAIN:
-        if (r->suspended) {
+        if (r->suspended || r->answer == KARS__ANSWER_GROWS) {
             return KARS_AGAIN;
         }
         (void) phase_failed(r, by,
@@ -65,6 +65,10 @@ phase_result(kars_req_t *r, uint32_t mod, int rc)
         (void) phase_failed(r, by, "a hook returned DONE without an answer");
         return KARS_OK;
     default:
+        if (r->answer == KARS__ANSWER_GROWS) { /* nothing of it has left */
+            kars__grow_drop(r);
+            r->answer = KARS__ANSWER_NONE;
+        }
         (void) phase_failed(r, by, "a hook failed");
         return KARS_OK;
     }
@@ -278,9 +282,33 @@ phase_woken(void *owner, int error)
 }
 
 kars_token_t
+kars__req_token(kars_req_t *r)
+{
+    return kars__wait_make(r->cycle->waits, r);
+}
+
+int
+kars__req_await(kars_req_t *r, kars_token_t token, uint32_t timeout_ms,
+                kars_wake_pt fn)
+{
+    if (r->suspended || r->finished || kars__mod_now == NULL ||
+        r->answer == KARS__ANSWER_GROWS ||
+        kars__wait_take(r->cycle->waits, token, timeout_ms, r, phase_woken,
+                        r) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    r->token = token;
+    r->suspended = 1;
+    r->wait_mod = kars__mod_now->index;
+    r->wake = fn;
+    return KARS_AGAIN;
+}
+
+kars_token_t
 kars__req_suspend(kars_req_t *r, uint32_t timeout_ms, kars_wake_pt fn)
 {
-    if (r->suspended || r->rechecking || kars__mod_now == NULL) {
+    if (r->suspended || r->rechecking || kars__mod_now == NULL ||
+        r->answer == KARS__ANSWER_GROWS) {
         return 0;
     }
     r->token = kars__wait_add(r->cycle->waits, timeout_ms, phase_woken, r);

@@ -163,7 +163,7 @@ kars__req_done(kars_req_t *r)
         r->suspended = 0;
         kars__wait_cancel(r->cycle->waits, r->token);
     }
-    kars__call_cancel(r);
+    kars__call_cancel(&r->call);
     kars__filters_cancel(r);
     kars__pass_cancel(r);
     req_log_hooks(r);

@@ -32,7 +32,7 @@ typedef struct {
     size_t cap;
 } kars__headers_t;
 
-#define KARS__VARS 32 /* facts that have a place of their own */
+#define KARS__VARS 33 /* facts that have a place of their own */
 
 /* One fact about the request. name: of one in the list. */
 typedef struct kars__var_s kars__var_t;
@@ -42,6 +42,8 @@ struct kars__var_s {
     kars_str_t text;
     int64_t number;
 };
+
+typedef struct kars__call_s kars__call_t; /* call.c */
 
 /* One response filter at work on one request. */
 struct kars_filter_s {
@@ -54,6 +56,7 @@ struct kars_filter_s {
     uint32_t has_pending;
     kars_token_t token;
     kars_filter_wake_pt wake;
+    kars__call_t *call;
 };
 
 /* A splice into the held body: at, remove cut bytes, put text there. */
@@ -82,12 +85,12 @@ enum {
 enum {
     KARS__ANSWER_NONE = 0,
     KARS__ANSWER_LOCAL, /* respond or deny: answer_body is what there is */
-    KARS__ANSWER_GROWS, /* answer_start */
+    KARS__ANSWER_GROWS, /* a module's: answer_begin */
     KARS__ANSWER_PASS   /* an upstream's */
 };
 
 typedef struct kars__pass_s kars__pass_t; /* pass.c */
-typedef struct kars__call_s kars__call_t; /* call.c */
+typedef struct kars__grow_s kars__grow_t; /* grow.c */
 
 struct kars_req_s {
     kars_pool_t *pool;
@@ -165,8 +168,8 @@ struct kars_req_s {
     uint8_t out_scan_state;
     kars__pass_t *pass;
     kars__call_t *call;
-    kars_wake_pt room; /* answer_room */
-    uint32_t room_mod;
+    kars__grow_t *grow;
+    uint8_t open_ended; /* an answer without an end of its own */
 
     /* long-lived requests: recheck.h */
     struct kars__snapset_s *snapset; /* what it began with; NULL: nothing */
@@ -227,6 +230,9 @@ void kars__req_start(kars_req_t *r);
 void kars__req_run(kars_req_t *r); /* from where it stands */
 kars_token_t kars__req_suspend(kars_req_t *r, uint32_t timeout_ms,
                                kars_wake_pt fn);
+kars_token_t kars__req_token(kars_req_t *r);
+int kars__req_await(kars_req_t *r, kars_token_t token, uint32_t timeout_ms,
+                    kars_wake_pt fn);
 /* A continuation ended with rc: go on with it. */
 void kars__req_continue(kars_req_t *r, int rc);
 
@@ -238,6 +244,14 @@ kars_token_t kars__wait_add(kars__waits_t *w, uint32_t timeout_ms,
                             void (*fn)(void *owner, int error), void *owner);
 void kars__wait_cancel(kars__waits_t *w, kars_token_t token);
 int kars__wait_end(kars_token_t token, int error); /* any thread */
+/* One for whoever will wait for it (r); it dies with the turn if nobody does.
+ * 0: no memory, or the request is over. */
+kars_token_t kars__wait_make(kars__waits_t *w, const kars_req_t *r);
+/* Waits for one that was made for r. ERROR: there is none, or somebody does. */
+int kars__wait_take(kars__waits_t *w, kars_token_t token, uint32_t timeout_ms,
+                    const kars_req_t *r, void (*fn)(void *owner, int error),
+                    void *owner);
+int kars__wait_waits(kars_token_t token); /* loop only; 1: still wanted */
 
 /* body.c */
 int kars__req_body_in(kars_req_t *r, kars__block_t *block, const char *p,
@@ -282,8 +296,12 @@ int kars__filters_body(kars_req_t *r, kars_buf_t *in, uint32_t flags);
 int kars__filter_next(kars_filter_t *f, kars_buf_t *in, uint32_t flags);
 int kars__filter_hold(kars_filter_t *f, kars_buf_t *in);
 int kars__filter_release(kars_filter_t *f, uint32_t flags);
+/* A continuation ended with rc: what had to wait for it goes on. */
+void kars__filter_continue(kars_filter_t *f, int rc);
 kars_token_t kars__filter_suspend(kars_filter_t *f, uint32_t timeout_ms,
                                   kars_filter_wake_pt fn);
+int kars__filter_await(kars_filter_t *f, kars_token_t token,
+                       uint32_t timeout_ms, kars_filter_wake_pt fn);
 int kars__filter_deny(kars_filter_t *f, const kars_denial_t *denial);
 /* What follows is no reply of an upstream: its members are nobody's facts. */
 void kars__filters_no_scan(kars_req_t *r);
@@ -295,11 +313,24 @@ int kars__req_pass(kars_req_t *r, const kars_pass_t *pass);
 void kars__pass_start(kars_req_t *r);
 void kars__pass_body(kars_req_t *r, kars_buf_t *in, uint32_t flags);
 void kars__pass_room(kars_req_t *r); /* the client took bytes: go on */
+/* Whatever the answer comes from, an upstream or a module: no more of it. */
 void kars__pass_cancel(kars_req_t *r);
 void kars__pass_continue(kars_req_t *r, int rc); /* an UPSTREAM hook ended */
 
+/* grow.c: as kars_api_s says. */
+int kars__answer_begin(kars_req_t *r, const kars_answer_t *answer);
+int kars__answer_write(kars_req_t *r, kars_str_t bytes, uint32_t flags);
+int kars__answer_end(kars_req_t *r, int error);
+void kars__grow_room(kars_req_t *r); /* the client took bytes: go on */
+/* Nobody takes it any more: the module hears it, once, unless it has ended. */
+void kars__grow_gone(kars_req_t *r);
+void kars__grow_drop(kars_req_t *r); /* the same without a word */
+
 /* call.c */
 int kars__req_call(kars_req_t *r, const kars_call_t *call, kars_reply_pt fn);
-void kars__call_cancel(kars_req_t *r);
+int kars__filter_call(kars_filter_t *f, const kars_call_t *call,
+                      kars_filter_reply_pt fn);
+/* Its continuation will not run. *at becomes NULL. */
+void kars__call_cancel(kars__call_t **at);
 
 #endif

@@ -145,6 +145,9 @@ struct kars_cycle_s {
     const kars__dtable_t *main_table; /* of core's directives */
     const kars__dtable_t *core_table;
     kars__prov_t *main_prov;
+    kars_upstream_t *url_upstreams; /* made at run time, while in use */
+    kars_exchange_t *exchanges;     /* that have not ended */
+    uint32_t closing;               /* none may begin */
     kars_str_t sandbox;
     uint32_t hardening; /* of the process: KARS__HARDEN_* (proc/harden.h) */
 
@@ -159,7 +162,9 @@ struct kars_cycle_s {
     kars_conn_t *conns; /* all open client connections */
     size_t nconns;
     uint32_t draining;
-    uint32_t ending; /* the router stops: it is not ready any more */
+    uint32_t ending;    /* the router stops: it is not ready any more */
+    uint32_t command;   /* it runs one, and nothing else */
+    uint32_t run_state; /* of kars__cycle_run() */
     void (*drained)(kars_cycle_t *cycle); /* the last connection is gone */
 
     struct kars__waits_s *waits;         /* suspensions by token */

@@ -46,6 +46,11 @@ struct kars_upstream_s {
     uint32_t failure_streak;
     uint64_t first_failure_wall_ms;
     uint64_t last_success_wall_ms;
+
+    /* Made from a URL: who uses it, and what it owns. */
+    uint32_t refs; /* 0: of the configuration, lives as long as that */
+    kars_pool_t *pool;
+    kars_cycle_t *cycle; /* whose list it is in, by next */
 };
 
 /* The directives of `upstream NAME { … }`; conf is kars_upstream_t. */
@@ -62,5 +67,18 @@ kars__upserver_t *kars__upstream_pick(kars_cycle_t *cycle, kars_upstream_t *u,
 void kars__upstream_result(kars_cycle_t *cycle, kars_upstream_t *u,
                            kars__upserver_t *s, int ok);
 int kars__upstream_healthy(kars_cycle_t *cycle, const kars_upstream_t *u);
+
+/*
+ * upstream_url.c: an upstream made at run time from http://HOST[:PORT][/...];
+ * the path is not kept. Asked first: the service egress.decision/1, without
+ * which there is none. The same scheme, host and port give the same upstream.
+ * One reference is the caller's. NULL: refused, or no memory; *err says it.
+ */
+kars_upstream_t *kars__upstream_from_url(kars_cycle_t *cycle, kars_str_t url,
+                                         kars_err_t *err);
+/* Of one of the configuration both do nothing. The last unref closes the idle
+ * connections and frees it. */
+void kars__upstream_ref(kars_upstream_t *u);
+void kars__upstream_unref(kars_upstream_t *u);
 
 #endif

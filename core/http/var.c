@@ -30,6 +30,7 @@ enum {
     VAR_TOKENS_IN,
     VAR_TOKENS_OUT,
     VAR_BYTES_SENT,
+    VAR_OPEN_ENDED,
     VAR_DENY_MODULE,
     VAR_DENY_REASON,
     VAR_DURATION_MS,
@@ -68,6 +69,7 @@ static const kars_str_t var_names[] = {
     [VAR_TOKENS_IN] = KARS_STR("tokens_in"),
     [VAR_TOKENS_OUT] = KARS_STR("tokens_out"),
     [VAR_BYTES_SENT] = KARS_STR("bytes_sent"),
+    [VAR_OPEN_ENDED] = KARS_STR("open_ended"),
     [VAR_DENY_MODULE] = KARS_STR("deny_module"),
     [VAR_DENY_REASON] = KARS_STR("deny_reason"),
     [VAR_DURATION_MS] = KARS_STR("duration_ms"),
@@ -206,6 +208,8 @@ kars__req_number(kars_req_t *r, kars_str_t name)
         return (int64_t) r->answer_bytes;
     case VAR_BYTES_SENT:
         return (int64_t) r->sent_bytes;
+    case VAR_OPEN_ENDED:
+        return r->open_ended;
     case VAR_DURATION_MS:
         return (int64_t) (kars__loop_now(r->cycle->loop) - r->start_ms);
     }

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <pthread.h>
 
+enum { WAIT_FREE = 0, WAIT_WAITS, WAIT_MADE /* nobody waits for it yet */ };
+
 /* A token is generation << 32 | index + 1: a late one finds another
  * generation and does nothing. */
 typedef struct {
@@ -11,7 +13,9 @@ typedef struct {
     kars__waits_t *all;
     uint32_t index;
     uint32_t generation;
-    uint32_t used;
+    uint32_t used;      /* WAIT_* */
+    uint32_t listed;    /* among those that were made */
+    uint32_t next_made; /* of that list, from 1 */
     void (*fn)(void *owner, int error);
     void *owner;
 } wait_slot_t;
@@ -27,9 +31,11 @@ struct kars__waits_s {
     uint32_t nslots;
     uint32_t *free_slots; /* a stack */
     uint32_t nfree;
+    uint32_t made; /* the first of them, from 1; some may be taken */
     kars__wake_t wake;
     kars__work_t work;
-    pthread_t thread; /* the loop's */
+    kars__work_t reap; /* of those that nobody took */
+    pthread_t thread;  /* the loop's */
     pthread_mutex_t lock;
     wait_end_t *ended;
     size_t nended;
@@ -38,18 +44,35 @@ struct kars__waits_s {
 
 static kars__waits_t *waits_now; /* one loop a process */
 
-static void
-wait_fire(kars__waits_t *w, kars_token_t token, int error)
+/* The slot of a live token, or NULL. */
+static wait_slot_t *
+wait_slot(const kars__waits_t *w, kars_token_t token)
 {
     uint32_t index = (uint32_t) token - 1;
 
     if ((uint32_t) token == 0 || index >= w->nslots) {
-        return;
+        return NULL;
     }
 
     wait_slot_t *s = w->slots[index];
 
-    if (!s->used || s->generation != (uint32_t) (token >> 32)) {
+    return s->used != WAIT_FREE && s->generation == (uint32_t) (token >> 32)
+               ? s
+               : NULL;
+}
+
+static kars_token_t
+wait_token(const wait_slot_t *s)
+{
+    return (kars_token_t) s->generation << 32 | (s->index + 1);
+}
+
+static void
+wait_fire(kars__waits_t *w, kars_token_t token, int error)
+{
+    const wait_slot_t *s = wait_slot(w, token);
+
+    if (s == NULL || s->used != WAIT_WAITS) {
         return;
     }
 
@@ -65,8 +88,7 @@ wait_timeout(kars__timer_t *t)
 {
     wait_slot_t *s = (wait_slot_t *) t;
 
-    wait_fire(s->all, (kars_token_t) s->generation << 32 | (s->index + 1),
-              ETIMEDOUT);
+    wait_fire(s->all, wait_token(s), ETIMEDOUT);
 }
 
 static void
@@ -99,6 +121,24 @@ wait_posted(kars__work_t *work)
     wait_run((kars__waits_t *) ((char *) work - offsetof(kars__waits_t, work)));
 }
 
+/* The hook that made them has returned, and left them alone. */
+static void
+wait_reap(kars__work_t *work)
+{
+    kars__waits_t *w =
+        (kars__waits_t *) ((char *) work - offsetof(kars__waits_t, reap));
+
+    while (w->made != 0) {
+        wait_slot_t *s = w->slots[w->made - 1];
+
+        w->made = s->next_made;
+        s->listed = 0;
+        if (s->used == WAIT_MADE) {
+            kars__wait_cancel(w, wait_token(s));
+        }
+    }
+}
+
 kars__waits_t *
 kars__waits_create(kars_cycle_t *cycle, kars_err_t *err)
 {
@@ -111,6 +151,7 @@ kars__waits_create(kars_cycle_t *cycle, kars_err_t *err)
     w->cycle = cycle;
     w->thread = pthread_self();
     w->work.fn = wait_posted;
+    w->reap.fn = wait_reap;
     (void) pthread_mutex_init(&w->lock, NULL);
     kars__wake_start(cycle->loop, &w->wake, wait_woken);
     waits_now = w;
@@ -126,6 +167,7 @@ kars__waits_destroy(kars__waits_t *w)
     waits_now = NULL;
     kars__wake_stop(&w->wake);
     kars__work_cancel(w->cycle->loop, &w->work);
+    kars__work_cancel(w->cycle->loop, &w->reap);
     for (uint32_t i = 0; i < w->nslots; i++) {
         kars__timer_stop(w->cycle->loop, &w->slots[i]->timer);
         kars__free(w->slots[i]);
@@ -179,32 +221,70 @@ kars__wait_add(kars__waits_t *w, uint32_t timeout_ms,
 
     wait_slot_t *s = w->slots[w->free_slots[--w->nfree]];
 
-    s->used = 1;
+    s->used = WAIT_WAITS;
     s->generation++;
     s->fn = fn;
     s->owner = owner;
     if (timeout_ms != 0) {
         kars__timer_start(w->cycle->loop, &s->timer, timeout_ms);
     }
-    return (kars_token_t) s->generation << 32 | (s->index + 1);
+    return wait_token(s);
 }
 
 void
 kars__wait_cancel(kars__waits_t *w, kars_token_t token)
 {
-    uint32_t index = (uint32_t) token - 1;
+    wait_slot_t *s = wait_slot(w, token);
 
-    if ((uint32_t) token == 0 || index >= w->nslots) {
-        return;
-    }
-
-    wait_slot_t *s = w->slots[index];
-
-    if (s->used && s->generation == (uint32_t) (token >> 32)) {
-        s->used = 0;
+    if (s != NULL) {
+        s->used = WAIT_FREE;
         kars__timer_stop(w->cycle->loop, &s->timer);
-        w->free_slots[w->nfree++] = index;
+        w->free_slots[w->nfree++] = s->index;
     }
+}
+
+kars_token_t
+kars__wait_make(kars__waits_t *w, const kars_req_t *r)
+{
+    kars_token_t token =
+        r->finished ? 0 : kars__wait_add(w, 0, NULL, (void *) r);
+    wait_slot_t *s = wait_slot(w, token);
+
+    if (s != NULL) {
+        s->used = WAIT_MADE;
+        if (!s->listed) {
+            s->listed = 1;
+            s->next_made = w->made;
+            w->made = s->index + 1;
+        }
+        kars__work_queue(w->cycle->loop, &w->reap, KARS__POST);
+    }
+    return token;
+}
+
+int
+kars__wait_take(kars__waits_t *w, kars_token_t token, uint32_t timeout_ms,
+                const kars_req_t *r, void (*fn)(void *owner, int error),
+                void *owner)
+{
+    wait_slot_t *s = wait_slot(w, token);
+
+    if (s == NULL || s->used != WAIT_MADE || s->owner != r) {
+        return KARS_ERROR;
+    }
+    s->used = WAIT_WAITS;
+    s->fn = fn;
+    s->owner = owner;
+    if (timeout_ms != 0) {
+        kars__timer_start(w->cycle->loop, &s->timer, timeout_ms);
+    }
+    return KARS_OK;
+}
+
+int
+kars__wait_waits(kars_token_t token)
+{
+    return waits_now != NULL && wait_slot(waits_now, token) != NULL;
 }
 
 int

@@ -3,9 +3,11 @@
 #include "base/map.h"
 #include "http/answer.h"
 #include "http/conn.h"
+#include "http/exchange.h"
 #include "http/owner.h"
 #include "http/snapshot.h"
 #include "http/upstream.h"
+#include "proc/cycle.h"
 #include "proc/logs.h"
 #include "proc/module.h"
 
@@ -346,7 +348,7 @@ abi_grant(kars_req_t *r, kars_str_t klass, kars_str_t principal)
 static int
 abi_deny(kars_req_t *r, const kars_denial_t *denial)
 {
-    if (r->answer == KARS__ANSWER_LOCAL) {
+    if (r->answer == KARS__ANSWER_LOCAL || r->answer == KARS__ANSWER_GROWS) {
         return KARS_ERROR;
     }
     return kars__req_deny(r, denial, kars__mod_now);
@@ -758,4 +760,21 @@ const kars_api_t kars__api = {
     .owner_release = kars__owner_release,
     .watch_each = kars__snapshot_each,
     .log_line = kars__logs_line,
+    .answer_begin = kars__answer_begin,
+    .answer_write = kars__answer_write,
+    .answer_end = kars__answer_end,
+    .exchange = kars__exchange,
+    .exchange_pause = kars__exchange_pause,
+    .exchange_cancel = kars__exchange_cancel,
+    .filter_call = kars__filter_call,
+    .upstream_from_url = kars__upstream_from_url,
+    .upstream_unref = kars__upstream_unref,
+    .event_name = kars__event_name,
+    .event_data = kars__event_data,
+    .token_make = kars__req_token,
+    .token_waits = kars__wait_waits,
+    .await = kars__req_await,
+    .filter_await = kars__filter_await,
+    .loop_run = kars__cycle_run,
+    .loop_stop = kars__cycle_run_stop,
 };

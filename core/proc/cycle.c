@@ -1,6 +1,6 @@
 /* cycle.c - what a worker makes and unmakes around its configuration. */
 #include "proc/cycle.h"
-#include "http/client.h"
+#include "http/exchange.h"
 #include "http/owner.h"
 #include "http/snapshot.h"
 #include "kars_config.h"
@@ -144,6 +144,59 @@ kars__cycle_serve(kars_cycle_t *c)
     }
 }
 
+enum { RUN_NOT = 0, RUN_TURNS = 1, RUN_STOP = 2, RUN_OVER = 4 };
+
+typedef struct {
+    kars__timer_t timer; /* first */
+    kars_cycle_t *cycle;
+} cycle_limit_t;
+
+static void
+cycle_run_over(kars__timer_t *timer)
+{
+    ((cycle_limit_t *) timer)->cycle->run_state |= RUN_OVER;
+}
+
+int
+kars__cycle_run(kars_cycle_t *c, uint32_t timeout_ms)
+{
+    cycle_limit_t limit = { .timer.fn = cycle_run_over, .cycle = c };
+    kars_err_t err = KARS_ERR_INIT;
+
+    if (!c->command || (c->run_state & RUN_TURNS)) {
+        return KARS_ERROR;
+    }
+    if (c->resolver == NULL) {
+        c->resolver = kars__resolver_create(c->loop, &err);
+    }
+    if (c->resolver == NULL) {
+        kars__log(KARS_LOG_ERR, "router: %s", err.text);
+        return KARS_ERROR;
+    }
+    c->run_state |= RUN_TURNS;
+    if (timeout_ms != 0) {
+        kars__timer_start(c->loop, &limit.timer, timeout_ms);
+    }
+    while (!(c->run_state & (RUN_STOP | RUN_OVER))) {
+        kars__loop_turn(c->loop, 1);
+    }
+    kars__timer_stop(c->loop, &limit.timer);
+
+    int rc = c->run_state & RUN_STOP ? KARS_OK : KARS_ERROR;
+
+    if (rc != KARS_OK) { /* their data may be the command's own stack */
+        kars__exchange_cancel_all(c);
+    }
+    c->run_state = RUN_NOT;
+    return rc;
+}
+
+void
+kars__cycle_run_stop(kars_cycle_t *c)
+{
+    c->run_state |= RUN_STOP;
+}
+
 static void
 cycle_stop_modules(kars_cycle_t *c)
 {
@@ -170,6 +223,7 @@ kars__cycle_destroy(kars_cycle_t *c)
     c->drained = NULL;
     kars__snapshots_stop(c);
     kars__conn_drain(c, 2);
+    kars__exchange_cancel_all(c);
     kars__loop_turn(c->loop, 0); /* what the ends of requests queued */
     kars__offload_drain(c->offload);
     kars__owners_stop(c);
@@ -177,12 +231,20 @@ kars__cycle_destroy(kars_cycle_t *c)
     for (kars_upstream_t *u = c->upstreams; u != NULL; u = u->next) {
         kars__upstream_close(u);
     }
+    for (kars_upstream_t *u = c->url_upstreams; u != NULL; u = u->next) {
+        kars__upstream_close(u);
+    }
+    kars__exchange_cancel_all(c); /* that modules began as they stopped */
     kars__resolver_destroy(c->resolver);
     kars__offload_destroy(c->offload);
     kars__loop_turn(c->loop, 0);
     kars__snapshots_destroy(c);
     kars__owners_destroy(c);
     kars__logs_close(c);
+    while (c->url_upstreams != NULL) { /* whose owner forgot it */
+        c->url_upstreams->refs = 1;
+        kars__upstream_unref(c->url_upstreams);
+    }
     kars__waits_destroy(c->waits);
     kars__loop_destroy(c->loop);
     kars__zone_unmap(c->zone);

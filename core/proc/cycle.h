@@ -41,6 +41,12 @@ void kars__cycle_serve(kars_cycle_t *cycle);
 /* worker_stop in reverse, then all memory. */
 void kars__cycle_destroy(kars_cycle_t *cycle);
 
+/* For a command of the cycle: turns its loop until kars__cycle_run_stop(),
+ * which may have come before. ERROR: timeout_ms went by (0: no limit), no
+ * command runs, or it turns already. */
+int kars__cycle_run(kars_cycle_t *cycle, uint32_t timeout_ms);
+void kars__cycle_run_stop(kars_cycle_t *cycle);
+
 /* Where modules are, unless the configuration says: beside this program (a
  * build tree), in ../lib/kars/modules of it (installed, wherever that was moved
  * to), else where configure was told. */

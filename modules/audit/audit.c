@@ -5,7 +5,9 @@
  * A request meets it three times. ADMIT lets it in only while its record can
  * be written; the last response filter queues the record and holds the end of
  * the reply until it is written (`interval`) or durable (`request`); LOG queues
- * it when the client left before that. The queue goes to disk once per loop
+ * it when the client left before that. An answer without an end of its own has
+ * its record before its first byte, and at its end another that says that it
+ * closed. The queue goes to disk once per loop
  * turn, in one write for all requests of the turn (sink.c, store.c).
  */
 #include "audit/command.h"
@@ -13,10 +15,19 @@
 
 #define AUDIT_WAIT_MS 30000 /* how long a reply waits for its record */
 
+/* When a record is made. */
+enum {
+    AUDIT_AT_END, /* the answer's last byte is there */
+    AUDIT_AT_LOG, /* it never came */
+    AUDIT_AT_OPEN /* the first byte of an answer without an end */
+};
+
 typedef struct {
     uint8_t promised; /* ADMIT kept room for the record */
     uint8_t recorded; /* it is queued or written, or not wanted */
     uint8_t refused;  /* by ADMIT: its reply does not wait for a record */
+    uint8_t open;     /* recorded before its end: one that it closed is owed */
+    uint32_t flags;   /* of what waits for a record */
 } audit_ctx_t;
 
 /* Records of requests */
@@ -110,6 +121,20 @@ audit_decision(kars_req_t *r, const audit_fields_t *f)
                                                    : KARS_STR("allow");
 }
 
+/* What a record that an answer closed says of how it ended. */
+static void
+audit_closed(audit_fields_t *f, int when)
+{
+    int whole = when == AUDIT_AT_END;
+
+    f->action = KARS_STR("audit:close");
+    f->decision = KARS_STR("failure");
+    if (f->code.len == 0) {
+        f->code = whole ? KARS_STR("ended") : KARS_STR("client_gone");
+        f->decision = whole ? KARS_STR("success") : f->decision;
+    }
+}
+
 static void
 audit_redeem(audit_worker_t *w, audit_ctx_t *ax)
 {
@@ -119,10 +144,11 @@ audit_redeem(audit_worker_t *w, audit_ctx_t *ax)
     }
 }
 
-/* Queues the record of the request. NULL: there is no room for it, which
- * happens only to a refusal while the log cannot be written. */
+/* Queues the record of the request, or, when that was done as it opened, one
+ * that it closed. NULL: there is no room for it, which happens only to a
+ * refusal while the log cannot be written. */
 static audit_draft_t *
-audit_record(audit_worker_t *w, kars_req_t *r, audit_ctx_t *ax)
+audit_record(audit_worker_t *w, kars_req_t *r, audit_ctx_t *ax, int when)
 {
     char action[512];
     audit_fields_t f = { .agent_id = kars_req_principal(r) };
@@ -132,6 +158,11 @@ audit_record(audit_worker_t *w, kars_req_t *r, audit_ctx_t *ax)
     audit_facts(r, &f);
     f.action = audit_action(r, action, sizeof(action));
     f.decision = audit_decision(r, &f);
+    if (ax->open) {
+        audit_closed(&f, when);
+    } else if (when == AUDIT_AT_OPEN) {
+        f.code = KARS_STR("open");
+    }
     if (f.agent_id.len == 0) {
         f.agent_id = w->store.subject;
     }
@@ -142,6 +173,7 @@ audit_record(audit_worker_t *w, kars_req_t *r, audit_ctx_t *ax)
     }
     if (d != NULL) {
         ax->recorded = 1;
+        ax->open = 0;
         audit_sink_schedule(w);
     }
     return d;
@@ -204,12 +236,40 @@ audit_wake(kars_filter_t *f, int error, const void *conf, void *ctx)
     kars_denial_t denial;
 
     if (error == 0) {
-        return kars_filter_release(f, KARS_LAST);
+        return kars_filter_release(f, ((const audit_ctx_t *) ctx)->flags);
     }
 
     /* ERROR when the head has left: the connection is cut, so that a reply
      * without a record never looks whole. */
     return kars_filter_deny(f, audit_denial(&denial));
+}
+
+/* The record of an answer without an end is due with its first byte. A second
+ * promise keeps room for the one that it closed. */
+static audit_draft_t *
+audit_record_open(audit_worker_t *w, kars_req_t *r, audit_ctx_t *ax)
+{
+    if (!w->started || !audit_queue_promise(&w->queue)) {
+        return NULL;
+    }
+
+    audit_draft_t *d = audit_record(w, r, ax, AUDIT_AT_OPEN);
+
+    if (d == NULL) {
+        audit_queue_redeem(&w->queue);
+        return NULL;
+    }
+    ax->promised = 1;
+    ax->open = 1;
+    return d;
+}
+
+static int
+audit_is_open_ended(kars_req_t *r)
+{
+    return kars_req_number(r, KARS_STR("open_ended")) != 0 &&
+           kars_str_eq(kars_req_var(r, KARS_STR("decision")),
+                       KARS_STR("allow"));
 }
 
 static int
@@ -220,17 +280,23 @@ audit_body(kars_filter_t *f, kars_buf_t *in, uint32_t flags, const void *conf,
     audit_ctx_t *ax = ctx;
     kars_req_t *r = kars_filter_req(f);
     kars_denial_t denial;
+    audit_draft_t *d = NULL;
+    int last = (flags & KARS_LAST) != 0;
+    int opens = !last && !ax->recorded && audit_is_open_ended(r);
 
-    if ((flags & KARS_LAST) == 0 || ax->recorded) {
+    if (!opens && (!last || (ax->recorded && !ax->open))) {
         return kars_filter_next(f, in, flags);
     }
-    if (!audit_wanted(r)) {
+    if (!ax->open && !audit_wanted(r)) {
         ax->recorded = 1;
         audit_redeem(w, ax);
         return kars_filter_next(f, in, flags);
     }
-
-    audit_draft_t *d = w->started ? audit_record(w, r, ax) : NULL;
+    if (opens) {
+        d = audit_record_open(w, r, ax);
+    } else if (w->started) {
+        d = audit_record(w, r, ax, AUDIT_AT_END);
+    }
 
     if (ax->refused) { /* it says so itself */
         return kars_filter_next(f, in, flags);
@@ -242,6 +308,7 @@ audit_body(kars_filter_t *f, kars_buf_t *in, uint32_t flags, const void *conf,
     if (in != NULL && kars_filter_hold(f, in) != KARS_OK) {
         return KARS_ERROR;
     }
+    ax->flags = flags;
     d->token = kars_filter_suspend(f, AUDIT_WAIT_MS, audit_wake);
     return d->token != 0 ? KARS_AGAIN : KARS_ERROR;
 }
@@ -252,8 +319,8 @@ audit_log(kars_req_t *r, const void *conf, void *ctx)
     audit_worker_t *w = &audit_w;
     audit_ctx_t *ax = ctx;
 
-    if (w->started && !ax->recorded && audit_wanted(r) &&
-        audit_record(w, r, ax) == NULL) {
+    if (w->started && (ax->open || (!ax->recorded && audit_wanted(r))) &&
+        audit_record(w, r, ax, AUDIT_AT_LOG) == NULL) {
         w->refused++;
     }
     audit_redeem(w, ax);

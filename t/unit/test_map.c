@@ -9,7 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -322,13 +322,16 @@ torture_is_whole(kars_str_t key, kars_str_t value)
     return v.key == k && k < TORTURE_KEYS;
 }
 
-static volatile uint32_t *torture_ops; /* shared: how many were begun */
-
-/* A worker that changes entries until it is killed, or finds a broken one. */
+/* A worker that changes entries until it dies, wherever it then is: after some
+ * milliseconds of its own work, however busy the machine; or until it finds a
+ * broken one. */
 static void
 torture_child(map_test_t *t, unsigned seed)
 {
-    for (;; (void) __atomic_add_fetch(torture_ops, 1, __ATOMIC_RELAXED)) {
+    struct itimerval end = { .it_value.tv_usec = 500 + rand_r(&seed) % 8000 };
+
+    (void) setitimer(ITIMER_VIRTUAL, &end, NULL); /* SIGVTALRM ends it */
+    for (;;) {
         uint32_t k = (uint32_t) rand_r(&seed) % TORTURE_KEYS;
         kars_str_t key = { (const char *) &k, sizeof(k) }, got;
         torture_value_t v = { .key = k };
@@ -357,18 +360,6 @@ torture_child(map_test_t *t, unsigned seed)
                                  (uint64_t) (rand_r(&seed) % 2), 0);
         }
     }
-}
-
-/* They work for a while: a fresh process needs its time to come that far. */
-static void
-torture_wait(unsigned *seed)
-{
-    uint32_t end = *torture_ops + 50 + (uint32_t) rand_r(seed) % 50;
-
-    for (int i = 0; i < 2000 && (int32_t) (end - *torture_ops) > 0; i++) {
-        (void) usleep(100);
-    }
-    (void) usleep((useconds_t) (rand_r(seed) % 200));
 }
 
 static int
@@ -401,36 +392,28 @@ static void
 test_map_survives_workers_killed_inside(void)
 {
     map_test_t t;
-    pid_t pids[4];
-    time_t end = time(NULL) + 40;
-    unsigned seed = 7;
-    int kills = 0, status;
+    pid_t pid;
+    time_t end = time(NULL) + 60;
+    int deaths = 0, living = 0, status;
 
     map_begin(&t, &torture_def);
-    torture_ops = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
-                       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    CU_ASSERT_FATAL(torture_ops != MAP_FAILED);
-    for (unsigned i = 0; i < 4; i++) {
-        pids[i] = torture_start(&t, i + 1);
-        CU_ASSERT_FATAL(pids[i] > 0);
-    }
-    /* Until some of them died with the lock in their hands. */
-    while ((kills < 40 || kars__map_repairs(t.map) < 4) && time(NULL) < end) {
-        int i = rand_r(&seed) % 4;
-
-        torture_wait(&seed);
-        CU_ASSERT_EQUAL(kill(pids[i], SIGKILL), 0);
-        CU_ASSERT_EQUAL(waitpid(pids[i], &status, 0), pids[i]);
-        CU_ASSERT_TRUE(WIFSIGNALED(status));
-        pids[i] = torture_start(&t, 100 + (unsigned) kills++);
-        CU_ASSERT_FATAL(pids[i] > 0);
+    while (deaths < 60 && time(NULL) < end) {
+        for (; living < 4; living++) {
+            CU_ASSERT_FATAL(torture_start(&t, (unsigned) (deaths + living)) >
+                            0);
+        }
+        pid = wait(&status);
+        CU_ASSERT_TRUE_FATAL(pid > 0);
+        CU_ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGVTALRM);
+        living--;
+        deaths++;
         kars__map_each(t.map, torture_see, NULL);
     }
-    CU_ASSERT_TRUE(kars__map_repairs(t.map) >= 4);
-    for (int i = 0; i < 4; i++) {
-        CU_ASSERT_EQUAL(kill(pids[i], SIGKILL), 0);
-        CU_ASSERT_EQUAL(waitpid(pids[i], &status, 0), pids[i]);
+    for (; living > 0; living--) {
+        CU_ASSERT_TRUE(wait(&status) > 0);
     }
+    CU_ASSERT_EQUAL(deaths, 60);
+    CU_ASSERT_TRUE(kars__map_repairs(t.map) >= 3); /* with the lock in hand */
 
     uint64_t seen = 0;
     int n = 0;
@@ -451,7 +434,6 @@ test_map_survives_workers_killed_inside(void)
     CU_ASSERT_EQUAL(n, 32); /* no slot was lost, none was won */
     kars__map_each(t.map, torture_see, &seen);
     CU_ASSERT_EQUAL(seen, (1ull << 32) - 1);
-    (void) munmap((void *) (uintptr_t) torture_ops, 4096);
     map_end(&t);
 }
 

@@ -16,7 +16,7 @@ static const char *const known[] = {
     "deny_module",    "deny_reason",     "duration_ms",
     "tokens_total",   "upstream_host",   "upstream_port",
     "tokens_charged", "upstream_status", "tokens_estimated",
-    "bytes_sent",     "upstream_ms"
+    "bytes_sent",     "upstream_ms",     "open_ended"
 };
 
 static const char *const others[] = {

@@ -38,7 +38,7 @@ mcp_done(kars_exchange_t *x, int error, void *data)
     if (mc->x != NULL) { /* NULL: mcp_gone ended it */
         mc->x = NULL;
         kars_owner_release(kars_req_cycle(mc->r), mc->session);
-        (void) kars_answer_end(mc->r);
+        (void) kars_answer_end(mc->r, error);
     }
 }
 
