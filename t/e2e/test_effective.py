@@ -92,7 +92,7 @@ def test_each_value_has_its_provenance(site: kit.Site) -> None:
     for want in (
             f"log {site.dir}/logs/router.log level=info format=text;  # "
             + at("log logs/router.log") + ", default: format=",
-            f"drain_timeout 7s delay=0ms;  # {site.dir}/inc/limits.conf:2, "
+            f"drain_timeout 7s delay=0s;  # {site.dir}/inc/limits.conf:2, "
             "default: delay=",
             f"access_log {site.dir}/logs/access.log j if=!deny_code;  # "
             + at("logs/access.log"),

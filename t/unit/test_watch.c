@@ -227,7 +227,8 @@ test_watch_of_a_folder_and_its_swap(void)
     (void) snprintf(a, sizeof(a), "%s/..g1", t.dir);
     CU_ASSERT_EQUAL(mkdir(a, 0755), 0);
     watch_start(&t);
-    watch_put(&t, "file", "plain");
+    watch_put(&t, "..new", "plain"); /* never seen half written */
+    watch_rename(&t, "..new", "file");
     CU_ASSERT_EQUAL(watch_until(&t, 1), 1);
     CU_ASSERT_STRING_EQUAL(t.text, "plain");
     watch_silent(&t, 200);
