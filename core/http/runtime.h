@@ -40,6 +40,7 @@ typedef struct {
     uint64_t idle_timeout_ms;
     uint64_t send_timeout_ms;
     uint64_t half_timeout_ms;
+    uint64_t event_limit;
     kars_upstream_t *pass;
     uint64_t respond_status;
     kars_str_t respond_text;
@@ -97,6 +98,8 @@ struct kars__route_s {
     size_t nhooks;
     kars__filter_slot_t *filters; /* of responses, reversed */
     size_t nfilters;
+    kars__filter_slot_t *in_filters; /* of request bodies, in load order */
+    size_t nin_filters;
     kars__watches_t watch[2]; /* of requests, of responses */
     uint8_t gated; /* a REWRITE or ADMIT hook waits for the whole body */
 };
@@ -139,6 +142,7 @@ struct kars_cycle_s {
     kars_listener_t *listeners;
     kars_upstream_t *upstreams;
     kars_str_t sandbox;
+    struct kars__own_pool_s *pools; /* made by modules, not yet destroyed */
 
     uint64_t body_memory; /* held bodies of all requests: the cap, in bytes */
     uint64_t body_wait_ms;
