@@ -289,6 +289,10 @@ typedef int (*kars_hook_pt)(kars_req_t *r, const void *conf, void *ctx);
 typedef int (*kars_conn_hook_pt)(kars_conn_t *c, const void *conf,
                                  void *conn_ctx);
 
+/* Of a CONNECT hook: returns what that would have returned. */
+typedef int (*kars_conn_wake_pt)(kars_conn_t *c, int error, const void *conf,
+                                 void *conn_ctx);
+
 /* Continuations. They return what the suspended hook would have returned. */
 typedef int (*kars_reply_pt)(kars_req_t *r, const kars_reply_t *reply,
                              const void *conf, void *ctx);
@@ -929,6 +933,16 @@ struct kars_api_s {
     kars_str_t (*req_body_flat)(kars_req_t *r);
     int (*random)(void *ret, size_t n); /* for keys and nonces; OK, ERROR */
     int (*cycle_ending)(kars_cycle_t *cycle); /* 1: the router stops */
+
+    /*
+     * From a CONNECT hook. suspend: as for requests; 0: no. The connection's
+     * own time-out (timeout header=) goes on. deny: DONE, which the hook
+     * returns; log and audit get code, reason and rule, the peer gets nothing
+     * but the end of its connection.
+     */
+    kars_token_t (*conn_suspend)(kars_conn_t *c, uint32_t timeout_ms,
+                                 kars_conn_wake_pt fn);
+    int (*conn_deny)(kars_conn_t *c, const kars_denial_t *denial);
 };
 
 #ifndef KARS_CORE
@@ -1088,6 +1102,8 @@ extern const kars_module_t kars_module;
 #define kars_check_err         kars_api->check_err
 #define kars_req_body_flat     kars_api->req_body_flat
 #define kars_random            kars_api->random
+#define kars_conn_suspend      kars_api->conn_suspend
+#define kars_conn_deny         kars_api->conn_deny
 #endif
 
 static inline int

@@ -1,4 +1,5 @@
 /* phase.c - the engine: hooks in their order, waits, decisions. */
+#include "http/connect.h"
 #include "http/request.h"
 
 #define PHASE_READMITS 4
@@ -11,6 +12,7 @@ phase_take_route(kars_req_t *r, const kars__route_t *route)
     r->gated = route->gated || r->body != NULL; /* what is held stays held */
     r->phase = KARS_PHASE_ACCESS;
     r->hook = 0;
+    kars__connect_inherit(r);
     kars__pool_cap(r->pool, (size_t) route->core->memory);
 }
 

@@ -77,6 +77,7 @@ typedef struct {
 } kars__segment_t;
 enum { KARS__SEG_TEXT = 0, KARS__SEG_NAME = 1, KARS__SEG_REST = 2 };
 
+typedef struct kars__connect_s kars__connect_t;
 typedef struct kars__server_s kars__server_t;
 typedef struct kars__route_s kars__route_t;
 
@@ -107,8 +108,10 @@ struct kars__route_s {
 struct kars__server_s {
     kars__server_t *next;
     kars__core_conf_t *core;
-    kars__route_t *routes; /* most specific first */
-    kars__route_t *none;   /* the pseudo-route of what found no other */
+    kars__route_t *routes;  /* most specific first */
+    kars__hook_t *connects; /* of CONNECT, in load order */
+    size_t nconnects;
+    kars__route_t *none; /* the pseudo-route of what found no other */
 };
 
 struct kars_listener_s {

@@ -1,7 +1,7 @@
 /* abi.c - the function table of kars_module.h over the core's own functions.
  * What this release does not have is NULL (KARS_API_HAS). */
 #include "http/answer.h"
-#include "http/conn.h"
+#include "http/connect.h"
 #include "http/event.h"
 #include "http/upstream.h"
 #include "proc/cycle.h"
@@ -708,6 +708,7 @@ const kars_api_t kars__api = {
     .req_body_size = abi_req_body_size,
     .json_set = kars__req_json_set,
     .grant = abi_grant,
+    .conn_grant = kars__connect_grant,
     .deny = abi_deny,
     .respond = abi_respond,
     .pass = kars__req_pass,
@@ -757,4 +758,6 @@ const kars_api_t kars__api = {
     .check_err = kars__place_err,
     .req_body_flat = kars__req_body_flat,
     .random = abi_random,
+    .conn_suspend = kars__connect_suspend,
+    .conn_deny = kars__connect_deny,
 };

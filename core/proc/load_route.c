@@ -283,13 +283,63 @@ kars__load_route(kars__load_t *l, kars__level_t *level, kars__route_t *route,
                : KARS_ERROR;
 }
 
+/* Does one of its directives apply to the connections of a server? */
+static int
+server_asks(const kars__mod_t *m, const kars__prov_t *prov)
+{
+    for (size_t i = 0; i < m->table.nrows; i++) {
+        if (prov[i].set != 0 && !(m->table.rows[i].flags & KARS_D_PASSIVE)) {
+            return 1;
+        }
+    }
+    return (m->def.flags & KARS_ALWAYS) != 0;
+}
+
+static int
+server_connects(kars__load_t *l, const kars__level_t *level,
+                kars__server_t *server)
+{
+    kars_cycle_t *c = l->cycle;
+
+    for (int pass = 0; pass < 2; pass++) {
+        size_t n = 0;
+
+        for (size_t i = 0; i < c->nmods; i++) {
+            const kars_hook_t *h = c->mods[i]->def.hooks;
+
+            for (; h != NULL && h->phase != 0 &&
+                   server_asks(c->mods[i], level->prov[i]);
+                 h++) {
+                if (h->phase != KARS_PHASE_CONNECT) {
+                    continue;
+                }
+                if (pass == 1) {
+                    server->connects[n] = (kars__hook_t){ .connect = h->connect,
+                                                          .phase = h->phase,
+                                                          .mod = (uint32_t) i };
+                }
+                n++;
+            }
+        }
+        if (pass == 0 && n != 0) {
+            server->connects = kars__pnewn(c->pool, kars__hook_t, n);
+            if (server->connects == NULL) {
+                return KARS_ERROR;
+            }
+        }
+        server->nconnects = n;
+    }
+    return KARS_OK;
+}
+
 int
 kars__load_pseudo_route(kars__load_t *l, kars__level_t *level,
                         kars__server_t *server, kars_err_t *err)
 {
     kars__route_t *route = kars__pnew(l->cycle->pool, kars__route_t);
 
-    if (route == NULL || route_active(l, level, route, 1) != KARS_OK) {
+    if (route == NULL || route_active(l, level, route, 1) != KARS_OK ||
+        server_connects(l, level, server) != KARS_OK) {
         return kars__err(err, ENOMEM, "a server");
     }
     route->server = server;

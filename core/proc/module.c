@@ -15,10 +15,8 @@ static int
 module_supported(const kars_module_t *m, kars_err_t *err)
 {
     for (const kars_hook_t *h = m->hooks; h != NULL && h->phase != 0; h++) {
-        if (h->phase == KARS_PHASE_CONNECT) {
-            return kars__err(err, 0, "this release runs no CONNECT hooks");
-        }
-        if (h->run == NULL) {
+        if (h->phase == KARS_PHASE_CONNECT ? h->connect == NULL
+                                           : h->run == NULL) {
             return kars__err(err, 0, "a hook of phase %u without a function",
                              h->phase);
         }

@@ -68,7 +68,7 @@ static const struct { const kars_module_t *mods[3]; const char *error; } loads[]
     { { &giver, &more }, "its provider has" },
     { { &after, &plain }, "must stand after" },
     { { &plain, &before }, "must stand before" },
-    { { &m_connect }, "no CONNECT hooks" },
+    { { &m_connect }, "a hook of phase 100 without a function" },
     { { &m_nofn }, "without a function" },
     { { &m_reqf }, "a filter of no direction: 3" },
     { { &m_event }, "requests have no events" },
