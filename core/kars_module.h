@@ -362,8 +362,9 @@ typedef struct {
     int (*head)(kars_filter_t *f, const void *conf, void *ctx);
     int (*body)(kars_filter_t *f, kars_buf_t *in, uint32_t flags,
                 const void *conf, void *ctx);
-    /* Of an event stream, instead of body: OK passes the event on as it is,
-     * DONE drops it; kars_event_replace() changes it. */
+    /* Of an event stream, instead of body, RESPONSE only: OK passes the event
+     * on as it is, DONE drops it; kars_event_replace() changes it. AGAIN: after
+     * filter_suspend(), whose continuation returns one of these. */
     int (*event)(kars_filter_t *f, kars_event_t *ev, const void *conf,
                  void *ctx);
 } kars_filter_def_t;
@@ -670,7 +671,10 @@ struct kars_api_s {
      * there is replaced, what is not is added. Its watchers see the new value;
      * from ADMIT on, ADMIT runs again. The path must be watched by someone. */
     int (*json_set)(kars_req_t *r, kars_str_t path, kars_str_t json);
-    int (*rewrite_path)(kars_req_t *r, kars_str_t path); /* back to ACCESS */
+    /* From REWRITE: another target, as on the wire ("/a%20b?c=d"), with its
+     * own query or none. When the hook says OK: back to ACCESS, with nothing
+     * granted, of the route that takes it; 4 times at most. OK, ERROR. */
+    int (*rewrite_path)(kars_req_t *r, kars_str_t path);
 
     /* Decisions and answers. */
     int (*grant)(kars_req_t *r, kars_str_t klass, kars_str_t principal);
@@ -757,7 +761,10 @@ struct kars_api_s {
                                           kars_err_t *err);
     void (*upstream_unref)(kars_upstream_t *upstream);
 
-    /* Events of a stream. */
+    /* Events of a stream. Name (its first 64 bytes) and data live until the
+     * function that got the event returns, or the filter that waits for it.
+     * replace: data NULL keeps the name, or the data, that is there; other
+     * fields go. OK, ERROR (a line end in the name, no memory). */
     kars_str_t (*event_name)(const kars_event_t *ev);
     kars_str_t (*event_data)(const kars_event_t *ev);
     int (*event_replace)(kars_event_t *ev, kars_str_t name, kars_str_t data);
@@ -785,7 +792,9 @@ struct kars_api_s {
                  kars_snapshot_t **ret, kars_err_t *err);
     const void *(*snapshot)(kars_req_t *r, const kars_snapshot_t *s);
     const void *(*snapshot_now)(const kars_snapshot_t *s);
-    /* JSON paths that come from configuration: at check time. */
+    /* JSON paths that come from configuration: from check(), for a route. The
+     * row is copied. OK, also without effect where the module is not active;
+     * ERROR: no route, no function, no memory. */
     int (*json_watch)(const kars_place_t *place, const kars_json_watch_t *row);
     /* One key, one value, kept by the worker that owns the session; others
      * reach the owner over an internal socket. */
