@@ -202,9 +202,9 @@ kars__connect_grant(kars_conn_t *c, kars_str_t klass, kars_str_t principal)
 void
 kars__connect_inherit(kars_req_t *r)
 {
-    const connect_t *k = r->conn != NULL ? r->conn->connect : NULL;
+    const connect_t *k = r->conn->connect;
 
-    if (k == NULL || k->klass == NULL) {
+    if (k->klass == NULL) {
         return;
     }
 

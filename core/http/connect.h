@@ -20,7 +20,8 @@ kars_token_t kars__connect_suspend(kars_conn_t *c, uint32_t timeout_ms,
 int kars__connect_deny(kars_conn_t *c, const kars_denial_t *denial);
 int kars__connect_grant(kars_conn_t *c, kars_str_t klass, kars_str_t principal);
 
-/* The request begins with what its connection was granted. */
+/* The request begins with what its connection, which was asked about, was
+ * granted. */
 void kars__connect_inherit(kars_req_t *r);
 
 #endif

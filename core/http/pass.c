@@ -495,7 +495,7 @@ pass_writable(kars__xch_t *x, void *data)
     pass_t *p = data;
 
     if (p->r->body_state == KARS__BODY_READING &&
-        !kars__reqfilters_busy(p->r)) {
+        (p->r->in_filters == NULL || !kars__reqfilters_busy(p->r))) {
         p->r->proto->read_body(p->r, 1);
     }
 }

@@ -12,7 +12,9 @@ phase_take_route(kars_req_t *r, const kars__route_t *route)
     r->gated = route->gated || r->body != NULL; /* what is held stays held */
     r->phase = KARS_PHASE_ACCESS;
     r->hook = 0;
-    kars__connect_inherit(r);
+    if (r->conn != NULL && r->conn->connect != NULL) {
+        kars__connect_inherit(r);
+    }
     kars__pool_cap(r->pool, (size_t) route->core->memory);
 }
 
@@ -332,7 +334,7 @@ phase_answer(kars_req_t *r)
         return KARS_OK;
     }
 
-    int rc = kars__reqfilters_start(r);
+    int rc = r->route->nin_filters != 0 ? kars__reqfilters_start(r) : KARS_OK;
 
     if (rc == KARS_OK) {
         kars__pass_start(r);

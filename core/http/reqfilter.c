@@ -238,7 +238,7 @@ kars__reqfilters_start(kars_req_t *r)
     kars_buf_t *body;
     uint64_t n;
 
-    if (r->route->nin_filters == 0 || r->in_state == FILTERS_DONE) {
+    if (r->in_state == FILTERS_DONE) {
         return KARS_OK;
     }
     if (r->in_state == FILTERS_NEW) {

@@ -107,9 +107,9 @@ enum {
 };
 
 typedef struct kars__pass_s
-    kars__pass_t; /* reqfilter.c. start: OK, go on to the upstream; AGAIN: one
-                   * waits; DONE: the request is refused, or ADMIT must run
-                   * again. */
+    kars__pass_t; /* reqfilter.c, for routes that have such filters. start: OK,
+                   * go on to the upstream; AGAIN: one waits; DONE: the request
+                   * is refused, or ADMIT must run again. */
 int kars__reqfilters_start(kars_req_t *r);
 void kars__reqfilters_body(kars_req_t *r, kars_buf_t *in, uint32_t flags);
 int kars__reqfilters_busy(const kars_req_t *r);
