@@ -316,6 +316,10 @@ typedef int (*kars_hook_pt)(kars_req_t *r, const void *conf, void *ctx);
 typedef int (*kars_conn_hook_pt)(kars_conn_t *c, const void *conf,
                                  void *conn_ctx);
 
+/* Of a CONNECT hook: returns what that would have returned. */
+typedef int (*kars_conn_wake_pt)(kars_conn_t *c, int error, const void *conf,
+                                 void *conn_ctx);
+
 /* Continuations. They return what the suspended hook would have returned. */
 typedef int (*kars_reply_pt)(kars_req_t *r, const kars_reply_t *reply,
                              const void *conf, void *ctx);
@@ -385,8 +389,9 @@ typedef struct {
     int (*head)(kars_filter_t *f, const void *conf, void *ctx);
     int (*body)(kars_filter_t *f, kars_buf_t *in, uint32_t flags,
                 const void *conf, void *ctx);
-    /* Of an event stream, instead of body: OK passes the event on as it is,
-     * DONE drops it; kars_event_replace() changes it. */
+    /* Of an event stream, instead of body, RESPONSE only: OK passes the event
+     * on as it is, DONE drops it; kars_event_replace() changes it. AGAIN: after
+     * filter_suspend(), whose continuation returns one of these. */
     int (*event)(kars_filter_t *f, kars_event_t *ev, const void *conf,
                  void *ctx);
 } kars_filter_def_t;
@@ -713,7 +718,10 @@ struct kars_api_s {
      * there is replaced, what is not is added. Its watchers see the new value;
      * from ADMIT on, ADMIT runs again. The path must be watched by someone. */
     int (*json_set)(kars_req_t *r, kars_str_t path, kars_str_t json);
-    int (*rewrite_path)(kars_req_t *r, kars_str_t path); /* back to ACCESS */
+    /* From REWRITE: another target, as on the wire ("/a%20b?c=d"), with its
+     * own query or none. When the hook says OK: back to ACCESS, with nothing
+     * granted, of the route that takes it; 4 times at most. OK, ERROR. */
+    int (*rewrite_path)(kars_req_t *r, kars_str_t path);
 
     /* Decisions and answers. */
     int (*grant)(kars_req_t *r, kars_str_t klass, kars_str_t principal);
@@ -804,7 +812,10 @@ struct kars_api_s {
                                           kars_err_t *err);
     void (*upstream_unref)(kars_upstream_t *upstream);
 
-    /* Events of a stream. */
+    /* Events of a stream. Name (its first 64 bytes) and data live until the
+     * function that got the event returns, or the filter that waits for it.
+     * replace: data NULL keeps the name, or the data, that is there; other
+     * fields go. OK, ERROR (a line end in the name, no memory). */
     kars_str_t (*event_name)(const kars_event_t *ev);
     kars_str_t (*event_data)(const kars_event_t *ev);
     int (*event_replace)(kars_event_t *ev, kars_str_t name, kars_str_t data);
@@ -835,7 +846,9 @@ struct kars_api_s {
                  kars_snapshot_t **ret, kars_err_t *err);
     const void *(*snapshot)(kars_req_t *r, const kars_snapshot_t *s);
     const void *(*snapshot_now)(const kars_snapshot_t *s);
-    /* JSON paths that come from configuration: at check time. */
+    /* JSON paths that come from configuration: from check(), for a route. The
+     * row is copied. OK, also without effect where the module is not active;
+     * ERROR: no route, no function, no memory. */
     int (*json_watch)(const kars_place_t *place, const kars_json_watch_t *row);
     /* One key, one value, kept by the worker that owns the session; others
      * reach the owner over an internal socket. */
@@ -1004,6 +1017,15 @@ struct kars_api_s {
      * a line end inside is ERROR. What a full disk does not take is counted
      * in kars_log_lines_lost_total and fails nothing. */
     int (*log_line)(kars_log_t *log, kars_str_t line);
+    /*
+     * From a CONNECT hook. suspend: as for requests; 0: no. The connection's
+     * own time-out (timeout header=) goes on. deny: DONE, which the hook
+     * returns; log and audit get code, reason and rule, the peer gets nothing
+     * but the end of its connection.
+     */
+    kars_token_t (*conn_suspend)(kars_conn_t *c, uint32_t timeout_ms,
+                                 kars_conn_wake_pt fn);
+    int (*conn_deny)(kars_conn_t *c, const kars_denial_t *denial);
 };
 
 #ifndef KARS_CORE
@@ -1162,6 +1184,8 @@ extern const kars_module_t kars_module;
 #define kars_req_body_flat     kars_api->req_body_flat
 #define kars_random            kars_api->random
 #define kars_log_line          kars_api->log_line
+#define kars_conn_suspend      kars_api->conn_suspend
+#define kars_conn_deny         kars_api->conn_deny
 #endif
 
 static inline int

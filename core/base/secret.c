@@ -8,14 +8,60 @@
 struct kars_secret_s {
     char *data; /* of sodium_malloc() */
     size_t len;
+    size_t owners; /* pools; one thread uses them all */
 };
 
 static void
 secret_release(void *data)
 {
-    kars_secret_t *s = data;
+    kars_secret_t *s = *(kars_secret_t **) data;
 
-    sodium_free(s->data); /* zeroes; NULL is harmless */
+    if (s != NULL && --s->owners == 0) {
+        sodium_free(s->data); /* zeroes */
+        kars__free(s);
+    }
+}
+
+kars_secret_t *
+kars__secret_share(kars_pool_t *pool, kars_secret_t *secret)
+{
+    kars_secret_t **own = kars__pown(pool, sizeof(*own), secret_release);
+
+    if (own == NULL) {
+        return NULL;
+    }
+    secret->owners++;
+    *own = secret;
+    return secret;
+}
+
+kars_secret_t *
+kars__secret_copy(kars_pool_t *pool, kars_str_t bytes, kars_err_t *err)
+{
+    if (bytes.len == 0) {
+        (void) kars__err(err, 0, "the secret is empty");
+        return NULL;
+    }
+    if (sodium_init() < 0) {
+        (void) kars__err(err, 0, "libsodium does not start");
+        return NULL;
+    }
+
+    kars_secret_t *s = kars__alloc(sizeof(*s));
+
+    if (s == NULL || (s->data = sodium_malloc(bytes.len)) == NULL ||
+        kars__secret_share(pool, s) == NULL) {
+        if (s != NULL) {
+            sodium_free(s->data); /* NULL is harmless */
+        }
+        kars__free(s);
+        (void) kars__err(err, ENOMEM, "a secret of %zu bytes", bytes.len);
+        return NULL;
+    }
+    memcpy(s->data, bytes.data, bytes.len);
+    s->len = bytes.len;
+    (void) sodium_mprotect_readonly(s->data);
+    return s;
 }
 
 kars_secret_t *
@@ -30,25 +76,7 @@ kars__secret_create(kars_pool_t *pool, const void *bytes, size_t n,
     if (n > 0 && p[n - 1] == '\r') {
         n--;
     }
-    if (n == 0) {
-        (void) kars__err(err, 0, "the secret is empty");
-        return NULL;
-    }
-    if (sodium_init() < 0) {
-        (void) kars__err(err, 0, "libsodium does not start");
-        return NULL;
-    }
-
-    kars_secret_t *s = kars__pown(pool, sizeof(*s), secret_release);
-
-    if (s == NULL || (s->data = sodium_malloc(n)) == NULL) {
-        (void) kars__err(err, ENOMEM, "a secret of %zu bytes", n);
-        return NULL;
-    }
-    memcpy(s->data, p, n);
-    s->len = n;
-    (void) sodium_mprotect_readonly(s->data);
-    return s;
+    return kars__secret_copy(pool, (kars_str_t){ p, n }, err);
 }
 
 kars_secret_t *

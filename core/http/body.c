@@ -230,7 +230,7 @@ kars__req_body_in(kars_req_t *r, kars__block_t *block, const char *p, size_t n)
     if (body_scan(r, p, n) != KARS_OK) {
         return KARS_ERROR;
     }
-    if (r->route->gated) {
+    if (r->gated) {
         return body_hold(r, block, p, n);
     }
 
@@ -244,6 +244,19 @@ kars__req_body_in(kars_req_t *r, kars__block_t *block, const char *p, size_t n)
     return KARS_OK;
 }
 
+/* All of it came: does the scan agree? Where members are watched, no body is
+ * no JSON, for methods that have one. */
+static int
+body_scan_end(kars_req_t *r, kars_err_t *err)
+{
+    if (r->scan == NULL && r->route->watch[0].prog != NULL &&
+        (kars_str_eq(r->head.method, KARS_STR("POST")) ||
+         kars_str_eq(r->head.method, KARS_STR("PUT")))) {
+        return kars__err(err, 0, "json: the body is empty");
+    }
+    return r->scan != NULL ? kars__json_end(r->scan, err) : KARS_OK;
+}
+
 void
 kars__req_body_end(kars_req_t *r)
 {
@@ -252,25 +265,122 @@ kars__req_body_end(kars_req_t *r)
     if (r->finished || r->body_state == KARS__BODY_WHOLE) {
         return;
     }
-    if (r->scan == NULL && r->route->watch[0].prog != NULL &&
-        (kars_str_eq(r->head.method, KARS_STR("POST")) ||
-         kars_str_eq(r->head.method, KARS_STR("PUT")))) {
-        (void) kars__err(&err, 0, "json: the body is empty");
+    if (body_scan_end(r, &err) != KARS_OK) {
         (void) body_scan_failed(r, &err);
         return;
     }
-    if (r->scan != NULL && kars__json_end(r->scan, &err) != KARS_OK) {
-        (void) body_scan_failed(r, &err);
-        return;
-    }
-    kars__req_body_unpause(r); /* nothing more of it comes */
     r->body_state = KARS__BODY_WHOLE;
     r->body_final = r->body_size;
-    if (!r->route->gated) {
+    kars__req_body_unpause(r); /* nothing more of it comes */
+    if (!r->gated) {
         kars__pass_body(r, NULL, KARS_LAST);
         return;
     }
     kars__req_run(r);
+}
+
+int
+kars__req_body_replace(kars_req_t *r, kars_buf_t *body)
+{
+    kars_err_t err = KARS_ERR_INIT;
+    uint64_t n;
+
+    if (body == NULL && r->edits != NULL &&
+        kars__req_body_send(r, &body, &n) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (body != NULL) {
+        kars__chain_free(r->body);
+        r->body = body;
+        r->edits = NULL;
+        r->flat = NULL;
+    }
+    r->scan = NULL;
+    for (const kars_buf_t *b = r->body; b != NULL; b = b->next) {
+        if (body_scan(r, b->data, b->len) != KARS_OK) {
+            return KARS_ERROR;
+        }
+    }
+    if (body_scan_end(r, &err) != KARS_OK) {
+        return body_scan_failed(r, &err);
+    }
+    return KARS_OK;
+}
+
+int
+kars__req_body_reroute(kars_req_t *r)
+{
+    if (r->body_state != KARS__BODY_WHOLE) {
+        return KARS_OK; /* nothing was read yet */
+    }
+    if (r->body_size > r->route->core->body_limit) {
+        (void) body_refuse(r, 413, "invalid_request_error", "body_too_large",
+                           "the body is larger than body_limit");
+        return KARS_OK;
+    }
+    (void) kars__req_body_replace(r, NULL);
+    return r->answer != KARS__ANSWER_NONE || !r->scan_failed ? KARS_OK
+                                                             : KARS_ERROR;
+}
+
+/* A new block of the chain's bytes, which count against body_memory until the
+ * request ends. */
+static kars_buf_t *
+body_join(kars_req_t *r, const kars_buf_t *chain, uint64_t len)
+{
+    kars_cycle_t *c = r->cycle;
+
+    if (c->body_held > c->body_memory || len > c->body_memory - c->body_held) {
+        return NULL;
+    }
+
+    kars__block_t *block = kars__block_get((size_t) len);
+
+    if (block == NULL) {
+        return NULL;
+    }
+
+    size_t o = 0;
+
+    for (; chain != NULL; chain = chain->next) {
+        memcpy(block->data + o, chain->data, chain->len);
+        o += chain->len;
+    }
+
+    kars_buf_t *b = kars__buf_view(&r->bufs, block, block->data, o);
+
+    kars__block_unref(block); /* the view holds it */
+    if (b != NULL) {
+        c->body_held += len;
+        r->body_held += len;
+    }
+    return b;
+}
+
+kars_str_t
+kars__req_body_flat(kars_req_t *r)
+{
+    kars_str_t none = { NULL, 0 };
+    kars_buf_t *chain;
+    uint64_t len;
+
+    if (r->body_state != KARS__BODY_WHOLE || !r->gated || r->finished) {
+        return none;
+    }
+    if (r->body == NULL) {
+        return KARS_STR("");
+    }
+    if (r->edits == NULL && r->body->next == NULL) {
+        return (kars_str_t){ r->body->data, r->body->len };
+    }
+    if (r->flat == NULL) {
+        if (kars__req_body_send(r, &chain, &len) != KARS_OK) {
+            return none;
+        }
+        r->flat = body_join(r, chain, len);
+        kars__chain_free(chain);
+    }
+    return r->flat != NULL ? (kars_str_t){ r->flat->data, r->flat->len } : none;
 }
 
 void
@@ -539,6 +649,7 @@ kars__req_json_set(kars_req_t *r, kars_str_t path, kars_str_t json)
     if (made != NULL) {
         edit_add(r, made);
     }
+    r->flat = NULL; /* what was given out stays until the request's end */
     if (r->phase >= KARS_PHASE_ADMIT) {
         r->again = 1;
     }

@@ -1,5 +1,5 @@
 /* conn.c - connections of clients: accept, peers, close, drain. */
-#include "http/conn.h"
+#include "http/connect.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -86,7 +86,17 @@ void
 kars__conn_begin(kars_conn_t *c)
 {
     kars__conn_timer(c, c->listener->server->core->header_timeout_ms);
-    kars__sock_want(&c->sock, KARS__READ);
+    kars__conn_connected(c, kars__connect(c));
+}
+
+void
+kars__conn_connected(kars_conn_t *c, int rc)
+{
+    if (rc == KARS_OK) {
+        kars__sock_want(&c->sock, KARS__READ);
+    } else if (rc != KARS_AGAIN) {
+        kars__conn_close(c);
+    }
 }
 
 void
@@ -95,6 +105,7 @@ kars__conn_close(kars_conn_t *c)
     kars_cycle_t *cycle = c->cycle;
 
     c->ops->close(c);
+    kars__connect_done(c);
     kars__timer_stop(cycle->loop, &c->timer);
     kars__work_cancel(cycle->loop, &c->flush);
     kars__sock_close(&c->sock);

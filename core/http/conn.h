@@ -35,7 +35,8 @@ struct kars_conn_s {
     kars__timer_t timer; /* one; what it means follows from the state */
     kars__work_t flush;  /* output, or what to do after it */
 
-    kars__http1_t h1; /* every connection begins so */
+    kars__connect_t *connect; /* NULL: nobody asks about it */
+    kars__http1_t h1;         /* every connection begins so */
 
     uint32_t family;
     uint32_t uid;
@@ -55,7 +56,10 @@ void kars__conn_unlisten(kars_listener_t *l);
  * memory. */
 kars_conn_t *kars__conn_open(kars_listener_t *l, kars__loop_t *loop);
 kars__sock_t *kars__conn_sock(kars_conn_t *c);
-void kars__conn_begin(kars_conn_t *c); /* after its sock was set */
+/* After its sock was set: CONNECT, then bytes. It may be closed by then. */
+void kars__conn_begin(kars_conn_t *c);
+/* CONNECT has ended: OK, or it is closed. AGAIN: not yet. */
+void kars__conn_connected(kars_conn_t *c, int rc);
 void kars__conn_close(kars_conn_t *c);
 
 /* Connections finish the requests that they have, and one more if they are

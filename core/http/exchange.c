@@ -1,6 +1,7 @@
 /* exchange.c - a call whose reply is taken as it comes: attempts, limits,
  * back-pressure, events. */
 #include "http/exchange.h"
+#include "http/event.h"
 
 #include <errno.h>
 
@@ -432,16 +433,4 @@ const kars__head_t *
 kars__exchange_head(const kars_exchange_t *x)
 {
     return &x->head;
-}
-
-kars_str_t
-kars__event_name(const kars_event_t *ev)
-{
-    return ev->name;
-}
-
-kars_str_t
-kars__event_data(const kars_event_t *ev)
-{
-    return ev->data;
 }

@@ -10,13 +10,6 @@
 #include "http/sse.h"
 
 /* One SSE event; its strings are borrowed. */
-struct kars_event_s {
-    kars_str_t name;
-    kars_str_t data;
-};
-
-kars_str_t kars__event_name(const kars_event_t *ev);
-kars_str_t kars__event_data(const kars_event_t *ev);
 
 /* As kars_api_s says: copies *call and *handler. NULL: what is asked cannot be
  * written as a request, or no memory. */

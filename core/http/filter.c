@@ -1,6 +1,6 @@
 /* filter.c - response filters: head, then body chunks, through a chain of
  * modules to the proto. */
-#include "http/request.h"
+#include "http/event.h"
 
 #include <errno.h>
 
@@ -107,12 +107,20 @@ filter_result(kars_filter_t *f, int rc)
     return KARS_ERROR;
 }
 
-static void
-filter_pend(kars_filter_t *f, kars_buf_t *in, uint32_t flags)
+void
+kars__filter_pend(kars_filter_t *f, kars_buf_t *in, uint32_t flags)
 {
     *kars__chain_tail(&f->pending) = in;
     f->pending_flags |= flags;
     f->has_pending = 1;
+}
+
+/* Does it want bytes of this reply? */
+static int
+filter_takes(const kars_req_t *r, const kars__filter_slot_t *s)
+{
+    return (s->def.body != NULL || (s->def.event != NULL && r->event_stream)) &&
+           kars__req_listens(r, s->mod);
 }
 
 static int
@@ -122,7 +130,7 @@ filter_run(kars_req_t *r, size_t i, kars_buf_t *in, uint32_t flags)
 
     for (; i < r->route->nfilters; i++) {
         s = &r->route->filters[i];
-        if (s->def.body != NULL && kars__req_listens(r, s->mod)) {
+        if (filter_takes(r, s)) {
             break;
         }
     }
@@ -134,7 +142,7 @@ filter_run(kars_req_t *r, size_t i, kars_buf_t *in, uint32_t flags)
     void *ctx = kars__req_ctx(r, s->mod);
 
     if (f->suspended || f->has_pending) {
-        filter_pend(f, in, flags);
+        kars__filter_pend(f, in, flags);
         return KARS_AGAIN;
     }
     if (ctx == NULL) {
@@ -144,7 +152,9 @@ filter_run(kars_req_t *r, size_t i, kars_buf_t *in, uint32_t flags)
     kars__mod_t *was = kars__mod_now;
 
     kars__mod_now = r->cycle->mods[s->mod];
-    int rc = s->def.body(f, in, flags, kars__req_conf(r, s->mod), ctx);
+    int rc = r->event_stream && s->def.event != NULL
+                 ? kars__events_body(f, s, in, flags)
+                 : s->def.body(f, in, flags, kars__req_conf(r, s->mod), ctx);
     kars__mod_now = was;
     return rc == KARS_OK ? KARS_OK : filter_result(f, rc);
 }
@@ -276,6 +286,12 @@ kars__filters_body(kars_req_t *r, kars_buf_t *in, uint32_t flags)
 int
 kars__filter_next(kars_filter_t *f, kars_buf_t *in, uint32_t flags)
 {
+    if (f->request) {
+        return kars__reqfilter_next(f, in, flags);
+    }
+    if (f->events != NULL) {
+        in = kars__events_before(f, in);
+    }
     return filter_run(f->r, f->index + 1, in, flags);
 }
 
@@ -300,7 +316,8 @@ filter_woken(void *owner, int error)
 {
     kars_filter_t *f = owner;
     kars_req_t *r = f->r;
-    uint32_t mod = r->route->filters[f->index].mod;
+    uint32_t mod = f->request ? r->route->in_filters[f->index].mod
+                              : r->route->filters[f->index].mod;
 
     f->suspended = 0;
     kars__mod_now = r->cycle->mods[mod];
@@ -313,6 +330,12 @@ void
 kars__filter_continue(kars_filter_t *f, int rc)
 {
     kars_req_t *r = f->r;
+
+    if (f->request) {
+        kars__reqfilter_woken(f, rc);
+        return;
+    }
+    rc = kars__events_woken(f, rc);
 
     if (filter_result(f, rc) != KARS_OK || f->suspended || r->finished) {
         return;
@@ -380,6 +403,9 @@ filter_forget(kars_req_t *r, size_t i)
         kars__chain_free(f->held);
         kars__chain_free(f->pending);
         f->held = f->pending = NULL;
+        if (f->events != NULL) {
+            kars__events_forget(f);
+        }
         f->has_pending = 0;
         f->pending_flags = 0;
         filter_wake_never(f);
@@ -389,6 +415,10 @@ filter_forget(kars_req_t *r, size_t i)
 int
 kars__filter_deny(kars_filter_t *f, const kars_denial_t *denial)
 {
+    if (f->request) {
+        return kars__reqfilter_deny(f, denial);
+    }
+
     kars_req_t *r = f->r;
     const kars__mod_t *by = r->cycle->mods[r->route->filters[f->index].mod];
 
@@ -428,10 +458,17 @@ kars__filters_busy(const kars_req_t *r)
     return 0;
 }
 
+static void
+filters_cancel(kars_filter_t *filters, size_t n)
+{
+    for (size_t i = 0; filters != NULL && i < n; i++) {
+        filter_wake_never(&filters[i]);
+    }
+}
+
 void
 kars__filters_cancel(kars_req_t *r)
 {
-    for (size_t i = 0; r->filters != NULL && i < r->route->nfilters; i++) {
-        filter_wake_never(&r->filters[i]);
-    }
+    filters_cancel(r->filters, r->route->nfilters);
+    filters_cancel(r->in_filters, r->route->nin_filters);
 }

@@ -197,29 +197,71 @@ pass_put_line(const pass_t *p, char *h)
     return pass_put(h, KARS_STR("\r\n"));
 }
 
-static kars_str_t
-pass_head(pass_t *p, uint64_t length, int chunked)
+static size_t
+pass_head_size(const pass_t *p)
 {
-    kars_req_t *r = p->r;
+    const kars_req_t *r = p->r;
     size_t size = p->path.len + r->head.method.len + p->server->at.host.len +
                   r->trace.len + 256;
 
     for (size_t i = 0; i < r->in.n; i++) {
         size += r->in.v[i].name.len + r->in.v[i].value.len + 4;
     }
+    for (const kars__header_secret_t *s = r->secrets; s != NULL; s = s->next) {
+        size += s->name.len + s->prefix.len + 4;
+    }
+    return size;
+}
 
-    char *begin = kars__palloc(r->pool, size);
+/* The text from *from to h ends a piece; what a secret holds follows it, as a
+ * view: no copy of it is made. */
+static int
+pass_put_secret(pass_t *p, const kars__header_secret_t *s, char **from, char *h,
+                kars_buf_t ***tail)
+{
+    kars_str_t value = kars__secret_str(s->secret);
+    kars_buf_t *text =
+        kars__buf_view(&p->r->bufs, NULL, *from, (size_t) (h - *from));
+    kars_buf_t *secret =
+        kars__buf_view(&p->r->bufs, NULL, value.data, value.len);
 
-    if (begin == NULL) {
-        return (kars_str_t){ NULL, 0 };
+    if (text == NULL || secret == NULL) {
+        return KARS_ERROR; /* they go with the request */
+    }
+    **tail = text;
+    text->next = secret;
+    *tail = &secret->next;
+    *from = h;
+    return KARS_OK;
+}
+
+/* The head, as a chain. NULL: no memory. */
+static kars_buf_t *
+pass_head(pass_t *p, uint64_t length, int chunked)
+{
+    kars_req_t *r = p->r;
+    kars_buf_t *first = NULL, **tail = &first;
+    char *from = kars__palloc(r->pool, pass_head_size(p));
+
+    if (from == NULL) {
+        return NULL;
     }
 
-    char *h = pass_put_line(p, begin);
+    char *h = pass_put_line(p, from);
 
     for (size_t i = 0; i < r->in.n; i++) {
         h = pass_put(h, r->in.v[i].name);
         h = pass_put(h, KARS_STR(": "));
         h = pass_put(h, r->in.v[i].value);
+        h = pass_put(h, KARS_STR("\r\n"));
+    }
+    for (const kars__header_secret_t *s = r->secrets; s != NULL; s = s->next) {
+        h = pass_put(h, s->name);
+        h = pass_put(h, KARS_STR(": "));
+        h = pass_put(h, s->prefix);
+        if (pass_put_secret(p, s, &from, h, &tail) != KARS_OK) {
+            return NULL;
+        }
         h = pass_put(h, KARS_STR("\r\n"));
     }
     h = pass_put(h, KARS_STR("x-kars-trace-id: "));
@@ -231,14 +273,22 @@ pass_head(pass_t *p, uint64_t length, int chunked)
         h += kars__u64_to_dec(length, h);
     }
     h = pass_put(h, KARS_STR("\r\n\r\n"));
-    return (kars_str_t){ begin, (size_t) (h - begin) };
+    *tail = kars__buf_view(&r->bufs, NULL, from, (size_t) (h - from));
+    return *tail != NULL ? first : NULL;
+}
+
+/* Is a streaming body of unknown length? As it came, or after its filters. */
+static int
+pass_is_chunked(const kars_req_t *r)
+{
+    return r->head.chunked || (r->reframed && r->head.content_length > 0);
 }
 
 /* A streaming body in the framing that its head announced. */
 static kars_buf_t *
 pass_frame(kars_req_t *r, kars_buf_t *in, uint32_t flags)
 {
-    if (!r->head.chunked) {
+    if (!pass_is_chunked(r)) {
         return in;
     }
 
@@ -275,30 +325,30 @@ pass_send(pass_t *p)
     kars_req_t *r = p->r;
     uint64_t length = 0;
     kars_buf_t *body = NULL;
-    int whole = r->route->gated || r->body_state == KARS__BODY_WHOLE ||
+    int whole = r->gated || r->body_state == KARS__BODY_WHOLE ||
                 (!r->head.chunked && r->head.content_length <= 0);
 
-    if (r->route->gated && r->body != NULL &&
+    if (r->gated && r->body != NULL &&
         kars__req_body_send(r, &body, &length) != KARS_OK) {
         pass_refuse(p, 503, "overloaded", "no memory for the upstream request");
         return;
     }
-    if (!r->route->gated && r->head.content_length > 0) {
+    if (!r->gated && r->head.content_length > 0) {
         length = (uint64_t) r->head.content_length;
     }
 
-    kars_str_t head = pass_head(p, length, !r->route->gated && r->head.chunked);
-    kars_buf_t *out = head.data != NULL
-                          ? kars__buf_view(&r->bufs, NULL, head.data, head.len)
-                          : NULL;
+    kars_buf_t *out = pass_head(p, length, !r->gated && pass_is_chunked(r));
 
     if (out == NULL) {
         pass_refuse(p, 503, "overloaded", "no memory for the upstream request");
         return;
     }
-    out->next = body;
+
+    kars_buf_t **tail = kars__chain_tail(&out);
+
+    *tail = body;
     if (p->early != NULL || p->early_last) {
-        out->next = pass_frame(r, p->early, p->early_last ? KARS_LAST : 0);
+        *tail = pass_frame(r, p->early, p->early_last ? KARS_LAST : 0);
         whole = p->early_last;
         p->early = NULL;
         p->early_last = 0;
@@ -458,6 +508,19 @@ kars__pass_body(kars_req_t *r, kars_buf_t *in, uint32_t flags)
         kars__chain_free(in);
         return;
     }
+    if (r->route->nin_filters != 0) {
+        p->sent_body = 1; /* they saw it: it cannot be sent again */
+        kars__reqfilters_body(r, in, flags);
+        return;
+    }
+    kars__pass_stream(r, in, flags);
+}
+
+void
+kars__pass_stream(kars_req_t *r, kars_buf_t *in, uint32_t flags)
+{
+    pass_t *p = r->pass;
+
     if (p->x == NULL) {
         *kars__chain_tail(&p->early) = in;
         p->early_last |= (flags & KARS_LAST) != 0;
@@ -476,14 +539,15 @@ pass_writable(kars__xch_t *x, void *data)
 {
     pass_t *p = data;
 
-    if (p->r->body_state == KARS__BODY_READING) {
+    if (p->r->body_state == KARS__BODY_READING &&
+        (p->r->in_filters == NULL || !kars__reqfilters_busy(p->r))) {
         p->r->proto->read_body(p->r, 1);
     }
 }
 
 /* The reply. */
 
-static void
+static int
 pass_copy_headers(kars_req_t *r, const kars__head_t *head)
 {
     kars_str_t named =
@@ -500,9 +564,12 @@ pass_copy_headers(kars_req_t *r, const kars__head_t *head)
             (named.len != 0 && kars__str_has_token(named, name))) {
             continue;
         }
-        (void) kars__headers_add(r->pool, &r->out, name,
-                                 head->headers[i].value);
+        if (kars__headers_add(r->pool, &r->out, name, head->headers[i].value) !=
+            KARS_OK) {
+            return KARS_ERROR;
+        }
     }
+    return KARS_OK;
 }
 
 /* RFC 9110 9.2.2: to do it twice is to do it once. */
@@ -579,7 +646,7 @@ pass_retry(pass_t *p, const kars_reply_t *reply, int reached)
 static int
 pass_is_watched(const kars_req_t *r)
 {
-    return r->route->watch[1].prog != NULL || r->route->gated;
+    return r->route->watch[1].prog != NULL || r->gated;
 }
 
 static void
@@ -603,7 +670,11 @@ pass_got_head(kars__xch_t *x, const kars__head_t *head, void *data)
     r->status = head->status;
     r->out.n = 0;
     pass_fact(r, "upstream_status", (kars_str_t){ NULL, 0 }, head->status);
-    pass_copy_headers(r, head);
+    if (pass_copy_headers(r, head) != KARS_OK) { /* filters go by them */
+        kars__pass_cancel(r);
+        pass_refuse(p, 503, "overloaded", "no memory for the reply");
+        return;
+    }
     if (coding.len != 0 && !kars__str_ieq(coding, KARS_STR("identity")) &&
         pass_is_watched(r)) {
         kars__pass_cancel(r);

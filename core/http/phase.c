@@ -1,29 +1,47 @@
 /* phase.c - the engine: hooks in their order, waits, decisions. */
+#include "http/connect.h"
 #include "http/request.h"
 
 #define PHASE_READMITS 4
+#define PHASE_REROUTES 4
+
+static void
+phase_take_route(kars_req_t *r, const kars__route_t *route)
+{
+    r->route = route;
+    r->gated = route->gated || r->body != NULL; /* what is held stays held */
+    r->phase = KARS_PHASE_ACCESS;
+    r->hook = 0;
+    if (r->conn != NULL && r->conn->connect != NULL) {
+        kars__connect_inherit(r);
+    }
+    kars__pool_cap(r->pool, (size_t) route->core->memory);
+}
+
+/* No route, or none that can be taken: a refusal. */
+static int
+phase_no_route(kars_req_t *r, const kars__route_t *found)
+{
+    return found == NULL
+               ? kars__req_refuse(r, 404, "invalid_request_error",
+                                  "no_such_route",
+                                  "no route of this router takes this method "
+                                  "and path")
+               : kars__req_refuse(r, 503, "server_error", "overloaded",
+                                  "no memory for the request");
+}
 
 void
 kars__req_start(kars_req_t *r)
 {
     const kars__route_t *route = kars__route_find(r);
 
-    if (route == NULL) {
-        (void) kars__req_refuse(r, 404, "invalid_request_error",
-                                "no_such_route",
-                                "no route of this router takes this method "
-                                "and path");
+    if (route == NULL || route == r->server->none) {
+        (void) phase_no_route(r, route);
         kars__req_send_answer(r);
         return;
     }
-    if (route == r->server->none) {
-        (void) kars__req_refuse(r, 503, "server_error", "overloaded",
-                                "no memory for the request");
-        kars__req_send_answer(r);
-        return;
-    }
-    r->route = route;
-    kars__pool_cap(r->pool, (size_t) route->core->memory);
+    phase_take_route(r, route);
     kars__req_run(r);
 }
 
@@ -154,7 +172,7 @@ phase_is_encoded(const kars_req_t *r)
 {
     kars_str_t coding = kars__headers_get(&r->in, KARS_STR("content-encoding"));
 
-    return r->route->gated && coding.len != 0 &&
+    return r->gated && coding.len != 0 &&
            !kars__str_ieq(coding, KARS_STR("identity"));
 }
 
@@ -179,7 +197,7 @@ phase_next(kars_req_t *r)
                                     "a body with a content-encoding is not "
                                     "read here: send it as it is");
         }
-        if (r->route->gated) {
+        if (r->gated) {
             kars__headers_del(&r->in, KARS_STR("content-encoding"));
         }
         r->phase = KARS_PHASE_REWRITE;
@@ -187,7 +205,7 @@ phase_next(kars_req_t *r)
 
     case KARS_PHASE_REWRITE:
         /* A watch may feed a decision that no hook's flag tells of. */
-        if (r->route->gated && phase_wait_body(r) == KARS_AGAIN) {
+        if (r->gated && phase_wait_body(r) == KARS_AGAIN) {
             return KARS_AGAIN;
         }
         if (r->answer != KARS__ANSWER_NONE) {
@@ -208,6 +226,9 @@ phase_next(kars_req_t *r)
         }
         r->admitted = 1;
         r->phase = KARS_PHASE_CONTENT;
+        if (r->pass != NULL) { /* it was chosen before its body changed */
+            r->answer = KARS__ANSWER_PASS;
+        }
         return KARS_OK;
 
     default:
@@ -215,27 +236,142 @@ phase_next(kars_req_t *r)
     }
 }
 
+void
+kars__req_readmit(kars_req_t *r)
+{
+    if (r->readmits++ == PHASE_READMITS) {
+        r->answer = KARS__ANSWER_NONE;
+        (void) phase_failed(r, NULL, "ADMIT does not come to rest");
+        kars__req_send_answer(r);
+        return;
+    }
+    r->answer = KARS__ANSWER_NONE;
+    r->admitted = 0;
+    r->again = 0;
+    r->phase = KARS_PHASE_ADMIT;
+    r->hook = phase_first(r, KARS_PHASE_ADMIT);
+}
+
+int
+kars__req_rewrite_path(kars_req_t *r, kars_str_t target)
+{
+    kars_str_t copy = kars__pdup(r->pool, target);
+    char *path = kars__palloc(r->pool, target.len);
+    kars__reroute_t *to = kars__pnew(r->pool, kars__reroute_t);
+
+    if (r->phase != KARS_PHASE_REWRITE || r->answer != KARS__ANSWER_NONE ||
+        copy.data == NULL || path == NULL || to == NULL) {
+        return KARS_ERROR;
+    }
+    for (size_t i = 0; i < copy.len; i++) {
+        unsigned char c = (unsigned char) copy.data[i];
+
+        if (c <= 0x20 || c >= 0x7f || c == '#') {
+            return KARS_ERROR; /* it would not be one target of a request */
+        }
+    }
+    to->target = copy;
+    if (copy.len == 0 || copy.data[0] != '/' ||
+        kars__head_path(copy, path, &to->path, &to->query, NULL) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    r->reroute = to;
+    return KARS_OK;
+}
+
+/* A hook gave the request another path: all that was decided about the one
+ * before is void. */
+static int
+phase_reroute(kars_req_t *r)
+{
+    kars__reroute_t to = *r->reroute;
+    const kars__route_t *route;
+
+    r->reroute = NULL;
+    if (r->rewrites++ == PHASE_REROUTES) {
+        return phase_failed(r, NULL, "the path does not come to rest");
+    }
+    kars__log(KARS_LOG_INFO,
+              "router: path rewritten from=\"%.*s\" to=\"%.*s\" trace=%.*s",
+              KARS_STR_ARG(r->path), KARS_STR_ARG(to.path),
+              KARS_STR_ARG(r->trace));
+    r->head.target = to.target;
+    r->path = to.path;
+    r->query = to.query;
+    r->granted = 0;
+    r->klass = r->principal = (kars_str_t){ NULL, 0 };
+    r->again = 0;
+    if (r->declined != NULL) {
+        memset(r->declined, 0, r->cycle->nmods);
+    }
+    route = kars__route_find(r);
+    if (route == NULL || route == r->server->none) {
+        r->route = r->server->none;
+        return phase_no_route(r, route);
+    }
+    phase_take_route(r, route);
+    return kars__req_body_reroute(r);
+}
+
+/* The next hook, or what comes after the last of a phase. */
+static int
+phase_step(kars_req_t *r)
+{
+    const kars__hook_t *h =
+        r->hook < r->route->nhooks ? &r->route->hooks[r->hook] : NULL;
+
+    if (r->reroute != NULL) {
+        return phase_reroute(r);
+    }
+    return h != NULL && h->phase == r->phase ? phase_hook(r, h) : phase_next(r);
+}
+
+/* The answer is chosen. DONE: it is not any more, or it has been sent. */
+static int
+phase_answer(kars_req_t *r)
+{
+    if (r->answer == KARS__ANSWER_LOCAL) {
+        kars__req_send_answer(r);
+        return KARS_OK;
+    }
+    if (r->answer != KARS__ANSWER_PASS) {
+        return KARS_OK;
+    }
+
+    int rc = r->route->nin_filters != 0 ? kars__reqfilters_start(r) : KARS_OK;
+
+    if (rc == KARS_OK) {
+        kars__pass_start(r);
+    }
+    return rc == KARS_DONE && r->answer == KARS__ANSWER_NONE ? KARS_DONE
+                                                             : KARS_OK;
+}
+
 static void
 req_loop(kars_req_t *r)
 {
-    while (r->answer == KARS__ANSWER_NONE) {
-        const kars__hook_t *h =
-            r->hook < r->route->nhooks ? &r->route->hooks[r->hook] : NULL;
-        int rc = h != NULL && h->phase == r->phase ? phase_hook(r, h)
-                                                   : phase_next(r);
+    do {
+        while (r->answer == KARS__ANSWER_NONE) {
+            int rc = phase_step(r);
 
-        if (rc == KARS_AGAIN) {
-            return;
+            if (rc == KARS_AGAIN) {
+                return;
+            }
+            if (rc == KARS_ERROR) { /* not even a refusal could be made */
+                r->proto->abort(r);
+                return;
+            }
         }
-        if (rc == KARS_ERROR) { /* not even a refusal could be made */
-            r->proto->abort(r);
-            return;
-        }
-    }
-    if (r->answer == KARS__ANSWER_LOCAL) {
-        kars__req_send_answer(r);
-    } else if (r->answer == KARS__ANSWER_PASS) {
-        kars__pass_start(r);
+    } while (phase_answer(r) == KARS_DONE);
+}
+
+void
+kars__req_go_on(kars_req_t *r)
+{
+    if (!r->running && !r->finished) {
+        r->running = 1;
+        req_loop(r);
+        r->running = 0;
     }
 }
 

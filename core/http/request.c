@@ -334,3 +334,57 @@ kars__headers_del(kars__headers_t *h, kars_str_t name)
 {
     headers_del_from(h, 0, name);
 }
+
+/* Headers whose value is a secret. */
+
+int
+kars__header_secret_has(const kars_req_t *r, kars_str_t name)
+{
+    const kars__header_secret_t *s = r->secrets;
+
+    while (s != NULL && !kars__str_ieq(s->name, name)) {
+        s = s->next;
+    }
+    return s != NULL;
+}
+
+void
+kars__header_secret_del(kars_req_t *r, kars_str_t name)
+{
+    for (kars__header_secret_t **at = &r->secrets; *at != NULL;) {
+        if (kars__str_ieq((*at)->name, name)) {
+            *at = (*at)->next;
+        } else {
+            at = &(*at)->next;
+        }
+    }
+}
+
+int
+kars__header_secret(kars_req_t *r, kars_str_t name, kars_str_t prefix,
+                    const kars_secret_t *secret)
+{
+    kars__header_secret_t *s = NULL;
+
+    /* Whatever comes of it: rather none than the one before. */
+    kars__headers_del(&r->in, name);
+    kars__header_secret_del(r, name);
+    if (secret != NULL && kars__head_name_ok(name) &&
+        kars__head_value_ok(prefix) &&
+        kars__head_value_ok(kars__secret_str(secret))) {
+        s = kars__pnew(r->pool, kars__header_secret_t);
+    }
+    if (s == NULL) {
+        return KARS_ERROR;
+    }
+    s->name = kars__pdup(r->pool, name);
+    s->prefix = kars__pdup(r->pool, prefix);
+    s->secret =
+        kars__secret_share(r->pool, (kars_secret_t *) (uintptr_t) secret);
+    if (s->name.data == NULL || s->prefix.data == NULL || s->secret == NULL) {
+        return KARS_ERROR;
+    }
+    s->next = r->secrets;
+    r->secrets = s;
+    return KARS_OK;
+}

@@ -43,12 +43,13 @@ struct kars__var_s {
     int64_t number;
 };
 
-typedef struct kars__call_s kars__call_t; /* call.c */
+typedef struct kars__call_s kars__call_t;     /* call.c */
+typedef struct kars__events_s kars__events_t; /* event.c */
 
-/* One response filter at work on one request. */
+/* One filter at work on one request. */
 struct kars_filter_s {
     kars_req_t *r;
-    uint32_t index;     /* in the route's filters; nfilters: the end */
+    uint32_t index;     /* in the route's filters, or in_filters */
     uint32_t suspended; /* waits for its continuation */
     kars_buf_t *held;
     kars_buf_t *pending; /* came while it was suspended */
@@ -56,8 +57,26 @@ struct kars_filter_s {
     uint32_t has_pending;
     kars_token_t token;
     kars_filter_wake_pt wake;
+    uint32_t request;       /* it is one of the request's body */
+    kars__events_t *events; /* of a filter with event(), on an event stream */
     kars__call_t *call;
 };
+
+/* A header of what goes upstream whose value is nowhere but in the secret. */
+typedef struct kars__header_secret_s kars__header_secret_t;
+struct kars__header_secret_s {
+    kars__header_secret_t *next;
+    kars_str_t name;
+    kars_str_t prefix;
+    const kars_secret_t *secret;
+};
+
+/* Another path for the request, as the wire would bring it. */
+typedef struct {
+    kars_str_t target;
+    kars_str_t path;
+    kars_str_t query;
+} kars__reroute_t;
 
 /* A splice into the held body: at, remove cut bytes, put text there. */
 typedef struct kars__edit_s kars__edit_t;
@@ -107,7 +126,8 @@ struct kars_req_s {
     kars_str_t query; /* raw */
     kars__headers_t in;
     kars__headers_t out;
-    kars_header_t *segments; /* of {name} */
+    kars__header_secret_t *secrets; /* they are not in `in` */
+    kars_header_t *segments;        /* of {name} */
     size_t nsegments;
     kars_str_t trace;
     kars_str_t klass;
@@ -127,9 +147,10 @@ struct kars_req_s {
     uint8_t again;     /* ADMIT must run again */
     uint8_t readmits;
     uint8_t rewrites;
-    uint8_t finished; /* LOG has run or runs */
-    uint8_t gone;     /* the client left */
-    uint32_t holds;   /* threads that use pool and ctx */
+    uint8_t finished;         /* LOG has run or runs */
+    uint8_t gone;             /* the client left */
+    kars__reroute_t *reroute; /* a path that a hook gave it */
+    uint32_t holds;           /* threads that use pool and ctx */
     kars_token_t token;
     uint32_t wait_mod;
     kars_wake_pt wake;
@@ -143,6 +164,14 @@ struct kars_req_s {
     uint64_t body_final;   /* after edits */
     kars__edit_t *edits;
     kars__json_scan_t *scan;
+    kars_filter_t *in_filters; /* reqfilter.c */
+    kars_buf_t *in_out;        /* of a held body: what is through them */
+    uint64_t in_out_len;
+    uint8_t in_state;
+    uint8_t in_last;  /* its end is through, too */
+    uint8_t reframed; /* they may change its length */
+    kars_buf_t *flat; /* the body in one piece, when that was asked for */
+    uint8_t gated; /* it is held to its end: so says a route of the request */
     uint8_t body_state;
     uint8_t body_paused; /* over body_memory: in the cycle's list */
     uint8_t scan_failed;
@@ -212,6 +241,12 @@ int kars__headers_set(kars_pool_t *pool, kars__headers_t *h, kars_str_t name,
 kars_str_t kars__headers_get(const kars__headers_t *h, kars_str_t name);
 void kars__headers_del(kars__headers_t *h, kars_str_t name);
 
+/* As kars_api_s says; the secret gets the request as one more owner. */
+int kars__header_secret(kars_req_t *r, kars_str_t name, kars_str_t prefix,
+                        const kars_secret_t *secret);
+int kars__header_secret_has(const kars_req_t *r, kars_str_t name);
+void kars__header_secret_del(kars_req_t *r, kars_str_t name);
+
 /* var.c: a fact; make: NULL only for want of memory. */
 kars__var_t *kars__var(kars_req_t *r, kars_str_t name, int make);
 kars_str_t kars__req_var(kars_req_t *r, kars_str_t name);
@@ -227,7 +262,12 @@ int kars__route_insert(kars__server_t *server, kars__route_t *route,
 
 /* phase.c */
 void kars__req_start(kars_req_t *r);
-void kars__req_run(kars_req_t *r); /* from where it stands */
+void kars__req_run(kars_req_t *r);   /* from where it stands */
+void kars__req_go_on(kars_req_t *r); /* its request filters are through */
+/* Back to ADMIT; then on to the upstream that is chosen already. */
+void kars__req_readmit(kars_req_t *r);
+/* As kars_api_s says. */
+int kars__req_rewrite_path(kars_req_t *r, kars_str_t target);
 kars_token_t kars__req_suspend(kars_req_t *r, uint32_t timeout_ms,
                                kars_wake_pt fn);
 kars_token_t kars__req_token(kars_req_t *r);
@@ -260,6 +300,16 @@ void kars__req_body_end(kars_req_t *r);
 int kars__req_json_set(kars_req_t *r, kars_str_t path, kars_str_t json);
 /* The held body with its edits, as a new chain to send. *ret_len: its bytes. */
 int kars__req_body_send(kars_req_t *r, kars_buf_t **ret, uint64_t *ret_len);
+/* Another body takes the place of the held one, edits and all; its watched
+ * members are told. NULL: the same one, edits made. ERROR: one was refused, or
+ * it is no JSON where that is needed: maybe answered, never sent. */
+int kars__req_body_replace(kars_req_t *r, kars_buf_t *body);
+/* Another route took the request: its limit, and its watches, hold for what
+ * came. ERROR: not even a refusal could be made. */
+int kars__req_body_reroute(kars_req_t *r);
+/* It in one piece, edits made; lives as long as the request. data NULL: it is
+ * not held, or not whole yet, or there is no body_memory for a copy. */
+kars_str_t kars__req_body_flat(kars_req_t *r);
 void kars__req_body_release(kars_req_t *r);
 /* It waits for body memory no more. */
 void kars__req_body_unpause(kars_req_t *r);
@@ -294,6 +344,8 @@ kars_str_t kars__rule_of(kars_req_t *r, const kars_denial_t *d,
 int kars__filters_head(kars_req_t *r); /* OK; DONE: replaced by a denial */
 int kars__filters_body(kars_req_t *r, kars_buf_t *in, uint32_t flags);
 int kars__filter_next(kars_filter_t *f, kars_buf_t *in, uint32_t flags);
+/* Waits behind what the filter waits for. */
+void kars__filter_pend(kars_filter_t *f, kars_buf_t *in, uint32_t flags);
 int kars__filter_hold(kars_filter_t *f, kars_buf_t *in);
 int kars__filter_release(kars_filter_t *f, uint32_t flags);
 /* A continuation ended with rc: what had to wait for it goes on. */
@@ -308,10 +360,21 @@ void kars__filters_no_scan(kars_req_t *r);
 int kars__filters_busy(const kars_req_t *r); /* one is suspended */
 void kars__filters_cancel(kars_req_t *r);
 
+/* reqfilter.c, for routes that have such filters. start: OK, go on to the
+ * upstream; AGAIN: one waits; DONE: the request is refused, or ADMIT must run
+ * again. */
+int kars__reqfilters_start(kars_req_t *r);
+void kars__reqfilters_body(kars_req_t *r, kars_buf_t *in, uint32_t flags);
+int kars__reqfilters_busy(const kars_req_t *r);
+int kars__reqfilter_next(kars_filter_t *f, kars_buf_t *in, uint32_t flags);
+int kars__reqfilter_deny(kars_filter_t *f, const kars_denial_t *denial);
+void kars__reqfilter_woken(kars_filter_t *f, int rc);
+
 /* pass.c */
 int kars__req_pass(kars_req_t *r, const kars_pass_t *pass);
 void kars__pass_start(kars_req_t *r);
 void kars__pass_body(kars_req_t *r, kars_buf_t *in, uint32_t flags);
+void kars__pass_stream(kars_req_t *r, kars_buf_t *in, uint32_t flags);
 void kars__pass_room(kars_req_t *r); /* the client took bytes: go on */
 /* Whatever the answer comes from, an upstream or a module: no more of it. */
 void kars__pass_cancel(kars_req_t *r);

@@ -40,6 +40,7 @@ typedef struct {
     uint64_t idle_timeout_ms;
     uint64_t send_timeout_ms;
     uint64_t half_timeout_ms;
+    uint64_t event_limit;
     kars_upstream_t *pass;
     uint64_t respond_status;
     kars_str_t respond_text;
@@ -76,6 +77,7 @@ typedef struct {
 } kars__segment_t;
 enum { KARS__SEG_TEXT = 0, KARS__SEG_NAME = 1, KARS__SEG_REST = 2 };
 
+typedef struct kars__connect_s kars__connect_t;
 typedef struct kars__server_s kars__server_t;
 typedef struct kars__route_s kars__route_t;
 
@@ -98,6 +100,8 @@ struct kars__route_s {
     size_t nhooks;
     kars__filter_slot_t *filters; /* of responses, reversed */
     size_t nfilters;
+    kars__filter_slot_t *in_filters; /* of request bodies, in load order */
+    size_t nin_filters;
     kars__watches_t watch[2]; /* of requests, of responses */
     uint8_t gated; /* a REWRITE or ADMIT hook waits for the whole body */
 };
@@ -105,8 +109,10 @@ struct kars__route_s {
 struct kars__server_s {
     kars__server_t *next;
     kars__core_conf_t *core;
-    kars__route_t *routes; /* most specific first */
-    kars__route_t *none;   /* the pseudo-route of what found no other */
+    kars__route_t *routes;  /* most specific first */
+    kars__hook_t *connects; /* of CONNECT, in load order */
+    size_t nconnects;
+    kars__route_t *none; /* the pseudo-route of what found no other */
     const char *file;
     uint32_t line;
 };
@@ -150,6 +156,7 @@ struct kars_cycle_s {
     uint32_t closing;               /* none may begin */
     kars_str_t sandbox;
     uint32_t hardening; /* of the process: KARS__HARDEN_* (proc/harden.h) */
+    struct kars__own_pool_s *pools; /* made by modules, not yet destroyed */
 
     uint64_t body_memory; /* held bodies of all requests: the cap, in bytes */
     uint64_t body_wait_ms;

@@ -18,9 +18,8 @@ enum {
     SSE_SKIP   /* a comment, or a field that we do not look at */
 };
 
-/* The end of the line's part that stands in [p, end). */
-static const char *
-sse_line(const char *p, const char *end)
+const char *
+kars__sse_line(const char *p, const char *end)
 {
 #ifdef __SSE2__
     const __m128i lf = _mm_set1_epi8('\n');
@@ -165,7 +164,7 @@ kars__sse_feed(kars__sse_t *s, const char *p, size_t n)
         } else if (s->state < SSE_SPACE) {
             sse_byte(s, *p++);
         } else {
-            const char *q = sse_line(p, end);
+            const char *q = kars__sse_line(p, end);
 
             if (s->state != SSE_SKIP) {
                 sse_value(s, p, (size_t) (q - p));

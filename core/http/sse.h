@@ -44,4 +44,7 @@ void kars__sse_begin(kars__sse_t *s, kars__sse_data_pt data,
 /* Takes the next n bytes, cut anywhere. No input is an error. */
 void kars__sse_feed(kars__sse_t *s, const char *p, size_t n);
 
+/* The first LF or CR in [p, end), or end. */
+const char *kars__sse_line(const char *p, const char *end);
+
 #endif

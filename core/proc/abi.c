@@ -3,6 +3,8 @@
 #include "base/map.h"
 #include "http/answer.h"
 #include "http/conn.h"
+#include "http/connect.h"
+#include "http/event.h"
 #include "http/exchange.h"
 #include "http/owner.h"
 #include "http/snapshot.h"
@@ -10,9 +12,11 @@
 #include "proc/cycle.h"
 #include "proc/logs.h"
 #include "proc/module.h"
+#include "proc/place.h"
 
 #include <errno.h>
 #include <stdio.h>
+#include <sys/random.h>
 
 const kars__dresolve_t *kars__abi_resolve;
 
@@ -245,7 +249,8 @@ static int
 abi_header_add(kars_req_t *r, uint32_t dir, kars_str_t name, kars_str_t value)
 {
     if (!kars__head_name_ok(name) || !kars__head_value_ok(value) ||
-        (dir == KARS_RESPONSE && r->head_sent)) {
+        (dir == KARS_RESPONSE && r->head_sent) ||
+        (dir == KARS_REQUEST && kars__header_secret_has(r, name))) {
         return KARS_ERROR;
     }
 
@@ -261,6 +266,9 @@ abi_header_set(kars_req_t *r, uint32_t dir, kars_str_t name, kars_str_t value)
 
     if (dir == KARS_RESPONSE && r->head_sent) {
         return KARS_ERROR;
+    }
+    if (dir == KARS_REQUEST) {
+        kars__header_secret_del(r, name);
     }
     if (value.data != NULL && kars__head_name_ok(name) &&
         kars__head_value_ok(value) &&
@@ -661,6 +669,25 @@ abi_reply_header(const kars_reply_t *reply, kars_str_t name)
                      : (kars_str_t){ NULL, 0 };
 }
 
+static int
+abi_random(void *ret, size_t n)
+{
+    char *p = ret;
+
+    while (n > 0) {
+        ssize_t got = getrandom(p, n, 0);
+
+        if (got < 0 && errno != EINTR) {
+            return KARS_ERROR;
+        }
+        if (got > 0) {
+            p += got;
+            n -= (size_t) got;
+        }
+    }
+    return KARS_OK;
+}
+
 const kars_api_t kars__api = {
     .size = sizeof(kars_api_t),
     .abi_major = KARS_ABI_MAJOR,
@@ -707,6 +734,7 @@ const kars_api_t kars__api = {
     .req_body_size = abi_req_body_size,
     .json_set = kars__req_json_set,
     .grant = abi_grant,
+    .conn_grant = kars__connect_grant,
     .deny = abi_deny,
     .respond = abi_respond,
     .pass = kars__req_pass,
@@ -769,12 +797,25 @@ const kars_api_t kars__api = {
     .filter_call = kars__filter_call,
     .upstream_from_url = kars__upstream_from_url,
     .upstream_unref = kars__upstream_unref,
-    .event_name = kars__event_name,
-    .event_data = kars__event_data,
     .token_make = kars__req_token,
     .token_waits = kars__wait_waits,
     .await = kars__req_await,
     .filter_await = kars__filter_await,
     .loop_run = kars__cycle_run,
     .loop_stop = kars__cycle_run_stop,
+    .event_name = kars__event_name,
+    .event_data = kars__event_data,
+    .event_replace = kars__event_replace,
+    .rewrite_path = kars__req_rewrite_path,
+    .json_watch = kars__place_watch,
+    .pool_create = kars__cycle_pool_create,
+    .pool_destroy = kars__pool_destroy,
+    .header_secret = kars__header_secret,
+    .secret_create = kars__secret_copy,
+    .secret_share = kars__secret_share,
+    .check_err = kars__place_err,
+    .req_body_flat = kars__req_body_flat,
+    .random = abi_random,
+    .conn_suspend = kars__connect_suspend,
+    .conn_deny = kars__connect_deny,
 };

@@ -81,6 +81,51 @@ kars__cycle_add_module(kars_cycle_t *c, const char *dir, kars_str_t name,
     return KARS_OK;
 }
 
+/* A module's pool knows that it is one: this lives in the pool itself. */
+struct kars__own_pool_s {
+    struct kars__own_pool_s *prev;
+    struct kars__own_pool_s *next;
+    kars_cycle_t *cycle;
+    kars_pool_t *pool;
+};
+
+static void
+cycle_pool_gone(void *data)
+{
+    struct kars__own_pool_s *o = data;
+
+    *(o->prev != NULL ? &o->prev->next : &o->cycle->pools) = o->next;
+    if (o->next != NULL) {
+        o->next->prev = o->prev;
+    }
+}
+
+kars_pool_t *
+kars__cycle_pool_create(kars_cycle_t *c, size_t cap)
+{
+    kars_pool_t *pool = kars__pool_create(0);
+    struct kars__own_pool_s *o =
+        pool != NULL ? kars__pown(pool, sizeof(*o), cycle_pool_gone) : NULL;
+
+    if (o == NULL) {
+        kars__pool_destroy(pool);
+        return NULL;
+    }
+    o->cycle = c;
+    o->pool = pool;
+    o->next = c->pools;
+    if (o->next != NULL) {
+        o->next->prev = o;
+    }
+    c->pools = o;
+    if (cap != 0) {
+        size_t used = kars__pool_used(pool);
+
+        kars__pool_cap(pool, cap > SIZE_MAX - used ? 0 : used + cap);
+    }
+    return pool;
+}
+
 static int
 cycle_metrics(kars_cycle_t *c, kars_err_t *err)
 {
@@ -228,6 +273,9 @@ kars__cycle_destroy(kars_cycle_t *c)
     kars__offload_drain(c->offload);
     kars__owners_stop(c);
     cycle_stop_modules(c);
+    while (c->pools != NULL) { /* whose owner forgot it */
+        kars__pool_destroy(c->pools->pool);
+    }
     for (kars_upstream_t *u = c->upstreams; u != NULL; u = u->next) {
         kars__upstream_close(u);
     }

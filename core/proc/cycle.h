@@ -52,4 +52,8 @@ void kars__cycle_run_stop(kars_cycle_t *cycle);
  * to), else where configure was told. */
 const char *kars__module_dir(void);
 
+/* Memory of a module, beside any request; the cycle's end is its end. cap: in
+ * bytes, 0: none. NULL: no memory. kars__pool_destroy() ends it earlier. */
+kars_pool_t *kars__cycle_pool_create(kars_cycle_t *cycle, size_t cap);
+
 #endif

@@ -90,6 +90,10 @@ const kars_directive_t kars__core_directives[] = {
     { .name = "memory", .at = AT_ALL, .type = KARS_T_SIZE,
       .offset = C(memory), .dflt = "256k",
       .doc = "cap of a request's pool; held bodies count apart" },
+    { .name = "event_limit", .at = AT_ALL, .type = KARS_T_SIZE,
+      .offset = C(event_limit), .dflt = "256k",
+      .doc = "bytes of one event of a stream that a module looks into; a "
+             "larger one cuts the answer" },
     { .name = "timeout", .key = "header", .at = AT_SERVER,
       .type = KARS_T_MSEC, .offset = C(header_timeout_ms), .dflt = "10s",
       .doc = "until a request's head is complete" },

@@ -1,6 +1,7 @@
 /* load_tree.c - servers, their listeners and routes, upstreams. */
 #include "proc/cycle.h"
 #include "proc/load.h"
+#include "proc/place.h"
 
 #include <errno.h>
 
@@ -316,22 +317,28 @@ tree_check_main(kars__load_t *l, kars_err_t *err)
 
     for (size_t i = 0; i < c->nmods; i++) {
         const kars__mod_t *m = c->mods[i];
-        kars_place_t place = {
-            .size = sizeof(place),
-            .cycle = c,
-            .pool = c->pool,
-            .at = KARS_AT_MAIN,
+        kars__place_t p = {
+            .place = {
+                .size = sizeof(p.place),
+                .cycle = c,
+                .pool = c->pool,
+                .at = KARS_AT_MAIN,
+            },
+            .mod = m,
+            .conf = l->top.conf[i],
+            .prov = l->top.prov[i],
         };
 
         if (m->def.check == NULL) {
             continue;
         }
         kars__mod_now = c->mods[i];
-        int rc = m->def.check(&place, l->top.conf[i], err);
+        int rc = m->def.check(&p.place, l->top.conf[i], err);
         kars__mod_now = NULL;
 
         if (rc != KARS_OK) {
-            return kars__err_prefix(err, "module %s", m->def.name);
+            return p.said ? KARS_ERROR
+                          : kars__err_prefix(err, "module %s", m->def.name);
         }
     }
     return KARS_OK;

@@ -16,21 +16,21 @@ static int
 module_supported(const kars_module_t *m, kars_err_t *err)
 {
     for (const kars_hook_t *h = m->hooks; h != NULL && h->phase != 0; h++) {
-        if (h->phase == KARS_PHASE_CONNECT) {
-            return kars__err(err, 0, "this release runs no CONNECT hooks");
-        }
-        if (h->run == NULL) {
+        if (h->phase == KARS_PHASE_CONNECT ? h->connect == NULL
+                                           : h->run == NULL) {
             return kars__err(err, 0, "a hook of phase %u without a function",
                              h->phase);
         }
     }
     for (const kars_filter_def_t *f = m->filters; f != NULL && f->dir != 0;
          f++) {
-        if (f->dir != KARS_RESPONSE) {
-            return kars__err(err, 0, "this release runs no request filters");
+        if (f->dir != KARS_REQUEST && f->dir != KARS_RESPONSE) {
+            return kars__err(err, 0, "a filter of no direction: %u", f->dir);
         }
-        if (f->event != NULL) {
-            return kars__err(err, 0, "this release runs no event filters");
+        if (f->dir == KARS_REQUEST && f->event != NULL) {
+            return kars__err(err, 0,
+                             "requests have no events: a filter of "
+                             "KARS_REQUEST has head and body");
         }
     }
     return KARS_OK;

@@ -31,8 +31,8 @@ static const kars_need_t needs_more[] = { { "x.y/1", &slot, sizeof(service_t) + 
 static const kars_need_t wants[] = { { "z/1", &optional_slot, 8, 1 }, { 0 } };
 static const kars_hook_t connect_hooks[] = { { .phase = KARS_PHASE_CONNECT, .run = module_ok }, { 0 } };
 static const kars_hook_t no_function[] = { { .phase = KARS_PHASE_ADMIT }, { 0 } };
-static const kars_filter_def_t request_filters[] = { { .dir = KARS_REQUEST }, { 0 } };
-static const kars_filter_def_t event_filters[] = { { .dir = KARS_RESPONSE, .event = module_event }, { 0 } };
+static const kars_filter_def_t no_way_filters[] = { { .dir = 3 }, { 0 } };
+static const kars_filter_def_t event_filters[] = { { .dir = KARS_REQUEST, .event = module_event }, { 0 } };
 static const kars_json_watch_t bad_watch[] = { { KARS_REQUEST, "a..b", NULL }, { 0 } };
 static const kars_directive_t no_doc[] = { { .name = "d", .at = KARS_AT_ROUTE, .type = KARS_T_STR }, { 0 } };
 static const kars_directive_t outside[] = { { .name = "d", .at = KARS_AT_ROUTE, .type = KARS_T_STR, .offset = 4096, .doc = "x" }, { 0 } };
@@ -48,7 +48,7 @@ static const kars_module_t
     before   = { T_MODULE_HEAD, .name = "before", .before = "plain" },
     m_connect = { T_MODULE_HEAD, .name = "m", .hooks = connect_hooks },
     m_nofn   = { T_MODULE_HEAD, .name = "m", .hooks = no_function },
-    m_reqf   = { T_MODULE_HEAD, .name = "m", .filters = request_filters },
+    m_reqf   = { T_MODULE_HEAD, .name = "m", .filters = no_way_filters },
     m_event  = { T_MODULE_HEAD, .name = "m", .filters = event_filters },
     m_watch  = { T_MODULE_HEAD, .name = "m", .flags = KARS_ALWAYS, .json = bad_watch },
     m_nodoc  = { T_MODULE_HEAD, .name = "m", .directives = no_doc },
@@ -68,10 +68,10 @@ static const struct { const kars_module_t *mods[3]; const char *error; } loads[]
     { { &giver, &more }, "its provider has" },
     { { &after, &plain }, "must stand after" },
     { { &plain, &before }, "must stand before" },
-    { { &m_connect }, "no CONNECT hooks" },
+    { { &m_connect }, "a hook of phase 100 without a function" },
     { { &m_nofn }, "without a function" },
-    { { &m_reqf }, "no request filters" },
-    { { &m_event }, "no event filters" },
+    { { &m_reqf }, "a filter of no direction: 3" },
+    { { &m_event }, "requests have no events" },
     { { &m_watch }, "JSON watches" },
     { { &m_nodoc }, "no doc line" },
     { { &m_out }, "d" },
