@@ -9,8 +9,6 @@
 #include "http/client.h"
 #include "http/sse.h"
 
-/* One SSE event; its strings are borrowed. */
-
 /* As kars_api_s says: copies *call and *handler. NULL: what is asked cannot be
  * written as a request, or no memory. */
 kars_exchange_t *kars__exchange(kars_cycle_t *cycle, const kars_call_t *call,

@@ -356,7 +356,7 @@ int
 kars__filter_await(kars_filter_t *f, kars_token_t token, uint32_t timeout_ms,
                    kars_filter_wake_pt fn)
 {
-    if (f->suspended || !f->r->head_filtered ||
+    if (f->suspended || (!f->request && !f->r->head_filtered) ||
         kars__wait_take(f->r->cycle->waits, token, timeout_ms, f->r,
                         filter_woken, f) != KARS_OK) {
         return KARS_ERROR;
