@@ -189,6 +189,12 @@ kars__req_call(kars_req_t *r, const kars_call_t *call, kars_reply_pt fn)
     c->fn = fn;
     c->mod = kars__mod_now->index;
     c->max_body = full.max_body != 0 ? full.max_body : 65536;
+    if (full.pool_scope.len != 0) {
+        full.pool_scope = kars__pdup(r->pool, full.pool_scope);
+        if (full.pool_scope.data == NULL) {
+            return KARS_ERROR; /* not over somebody else's connection */
+        }
+    }
     out = call_out(c, &full, s);
 
     kars__xch_conf_t conf = {
@@ -200,6 +206,7 @@ kars__req_call(kars_req_t *r, const kars_call_t *call, kars_reply_pt fn)
         .data = c,
         .out = out,
         .last = 1,
+        .scope = full.pool_scope,
     };
 
     c->x = out != NULL ? kars__xch_start(r->cycle, &conf) : NULL;

@@ -24,7 +24,8 @@ struct kars__upconn_s {
     uint32_t rd_at;  /* first byte not yet used */
     uint32_t rd_end; /* end of what was read */
     uint32_t scanned;
-    uint64_t idle_at_ms; /* when it went into the idle list */
+    uint64_t idle_at_ms;        /* when it went into the idle list */
+    uint8_t key[KARS__TLS_KEY]; /* kars__upstream_key() when it began */
 };
 
 /* A name being resolved; outlives an exchange that was cancelled. */
@@ -57,6 +58,8 @@ struct kars__xch_s {
     uint8_t keep;
     uint8_t dead;
     int last_error;
+    const char *why; /* of TLS; static */
+    uint8_t key[KARS__TLS_KEY];
 };
 
 static void client_ready(kars__sock_t *sock, uint32_t events);
@@ -129,11 +132,20 @@ xch_fail(kars__xch_t *x, int error)
     if (x->dead) {
         return;
     }
+    if (x->conn != NULL) {
+        x->why = kars__sock_why(&x->conn->sock);
+    }
     if (reached != KARS__REACHED_STALE) {
         kars__upstream_result(x->cycle, x->conf.upstream, x->conf.server, 0);
     }
     xch_end(x);
     h->fail(x, error, reached, data);
+}
+
+const char *
+kars__xch_why(const kars__xch_t *x)
+{
+    return x->why;
 }
 
 /* Idle connections. */
@@ -187,11 +199,15 @@ idle_put(kars__upconn_t *c)
 }
 
 static kars__upconn_t *
-idle_take(kars__upserver_t *s)
+idle_take(kars__upserver_t *s, const uint8_t key[KARS__TLS_KEY])
 {
-    while (s->idle != NULL) {
-        kars__upconn_t *c = s->idle;
+    kars__upconn_t *next;
 
+    for (kars__upconn_t *c = s->idle; c != NULL; c = next) {
+        next = c->next;
+        if (memcmp(c->key, key, KARS__TLS_KEY) != 0) {
+            continue;
+        }
         idle_remove(c);
         kars__timer_stop(c->cycle->loop, &c->timer);
         /* The loop watches it since an earlier turn and has seen no end. Only
@@ -215,6 +231,7 @@ kars__upstream_close(kars_upstream_t *u)
             idle_remove(c);
             conn_close(c);
         }
+        kars__tls_slot_done(&u->servers[i].tls);
     }
 }
 
@@ -249,7 +266,14 @@ conn_make(kars__xch_t *x, int fd)
     c->upstream = x->conf.upstream;
     c->server = x->conf.server;
     c->x = x;
+    memcpy(c->key, x->key, sizeof(c->key));
     kars__sock_open(&c->sock, x->cycle->loop, fd, client_ready);
+    if (c->upstream->tls_client != NULL &&
+        kars__tls_connect(c->upstream->tls_client, &c->sock, c->server->at.host,
+                          &c->server->tls) != KARS_OK) {
+        conn_close(c);
+        return NULL;
+    }
     return c;
 }
 
@@ -330,7 +354,12 @@ client_begin(kars__work_t *work)
     kars__upserver_t *s = x->conf.server;
     uint64_t now = kars__loop_now(x->cycle->loop);
 
-    x->conn = x->conf.fresh ? NULL : idle_take(s);
+    if (kars__upstream_key(x->conf.upstream, x->conf.scope, x->key) !=
+        KARS_OK) {
+        xch_fail(x, ENOMEM);
+        return;
+    }
+    x->conn = x->conf.fresh ? NULL : idle_take(s, x->key);
     if (x->conn != NULL) {
         x->conn->x = x;
         x->reused = 1;
@@ -731,15 +760,21 @@ client_ready(kars__sock_t *sock, uint32_t events)
     kars__xch_t *x = c->x;
 
     if (x == NULL) { /* idle: an end, or bytes that nobody asked for */
-        idle_remove(c);
-        conn_close(c);
+        if (!kars__sock_idle_ok(sock)) {
+            idle_remove(c);
+            conn_close(c);
+        }
         return;
     }
     if (!x->connected) {
         int error = kars__sock_connected(sock);
 
+        if (error == EINPROGRESS) {
+            return;
+        }
         if (error != 0) {
             x->last_error = error;
+            x->why = kars__sock_why(sock);
             x->conn = NULL;
             conn_close(c);
             client_connect(x);

@@ -16,6 +16,7 @@ struct kars__pass_s {
     kars__upserver_t *server;
     kars__xch_t *x;
     kars_str_t path;
+    kars_str_t scope;
     size_t hook; /* of UPSTREAM */
     uint32_t attempts;
     uint8_t sent_body; /* a streaming body began to flow */
@@ -53,7 +54,11 @@ kars__req_pass(kars_req_t *r, const kars_pass_t *pass)
     }
     p->path =
         kars__pdup(r->pool, pass->path.len != 0 ? pass->path : r->head.target);
-    if (p->path.data == NULL) {
+    p->scope = p->conf.pool_scope;
+    if (p->scope.len != 0) {
+        p->scope = kars__pdup(r->pool, p->scope);
+    }
+    if (p->path.data == NULL || p->scope.len != p->conf.pool_scope.len) {
         return KARS_ERROR;
     }
     for (size_t i = 0; i < p->path.len; i++) {
@@ -160,8 +165,11 @@ pass_put_line(const pass_t *p, char *h)
     }
     h = pass_put(h, v6 ? KARS_STR("[") : KARS_STR(""));
     h = pass_put(h, host);
-    h = pass_put(h, v6 ? KARS_STR("]:") : KARS_STR(":"));
-    h += kars__u64_to_dec(p->server->at.port, h);
+    h = pass_put(h, v6 ? KARS_STR("]") : KARS_STR(""));
+    if (p->conf.upstream->tls_client == NULL || p->server->at.port != 443) {
+        h = pass_put(h, KARS_STR(":"));
+        h += kars__u64_to_dec(p->server->at.port, h);
+    }
     return pass_put(h, KARS_STR("\r\n"));
 }
 
@@ -283,6 +291,7 @@ pass_send(pass_t *p)
         .out = out,
         .last = whole != 0,
         .fresh = p->fresh,
+        .scope = p->scope,
         .is_head = kars_str_eq(r->head.method, KARS_STR("HEAD")),
     };
 
@@ -529,19 +538,32 @@ kars__pass_room(kars_req_t *r)
     }
 }
 
+/* The caller's line: with what TLS found wrong, where it is that. */
+static const char *
+pass_unreached(const kars_req_t *r, const char *why)
+{
+    kars_str_t text =
+        why != NULL ? kars__pprintf(
+                          r->pool, "Failed to reach inference backend: %s", why)
+                    : (kars_str_t){ NULL, 0 };
+
+    return text.data != NULL ? text.data : "Failed to reach inference backend";
+}
+
 static void
 pass_failed(kars__xch_t *x, int error, int reached, void *data)
 {
     pass_t *p = data;
     kars_req_t *r = p->r;
     kars_upstream_t *u = p->conf.upstream;
+    const char *why = kars__xch_why(x);
 
     p->x = NULL;
     kars__log(KARS_LOG_WARN,
               "router: upstream failed upstream=%.*s server=%.*s attempt=%u "
               "error=\"%s\" trace=%.*s",
               KARS_STR_ARG(u->name), KARS_STR_ARG(p->server->text), p->attempts,
-              strerror(error), KARS_STR_ARG(r->trace));
+              why != NULL ? why : strerror(error), KARS_STR_ARG(r->trace));
     if (reached != KARS__REACHED && !p->sent_body && !r->head_filtered) {
         int stale = reached == KARS__REACHED_STALE && !p->fresh;
 
@@ -556,7 +578,7 @@ pass_failed(kars__xch_t *x, int error, int reached, void *data)
         pass_refuse(p, 504, "upstream_timeout",
                     "the inference backend did not answer in time");
     } else {
-        pass_refuse(p, 502, "bad_gateway", "Failed to reach inference backend");
+        pass_refuse(p, 502, "bad_gateway", pass_unreached(r, why));
     }
 }
 

@@ -138,6 +138,7 @@ struct kars_cycle_s {
     kars__server_t *servers;
     kars_listener_t *listeners;
     kars_upstream_t *upstreams;
+    struct kars__tls_set_s *tls; /* core/proc/tls_set.h */
     kars_str_t sandbox;
 
     uint64_t body_memory; /* held bodies of all requests: the cap, in bytes */

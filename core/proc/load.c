@@ -8,6 +8,7 @@
 #include "kars_config.h"
 #include "proc/cycle.h"
 #include "proc/module.h"
+#include "proc/tls_set.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -553,6 +554,7 @@ load_asks(kars__load_t *l, kars_err_t *err)
     }
     if (load_log(l, err) != KARS_OK || load_zone(l, err) != KARS_OK ||
         load_ask_secrets(l, l->root->child, err) != KARS_OK ||
+        kars__load_ask_tls(l, err) != KARS_OK ||
         kars__load_ask_listeners(l, err) != KARS_OK) {
         return KARS_ERROR;
     }
@@ -613,6 +615,7 @@ load_all(kars__load_t *l, const char *path, kars_err_t *err)
         return KARS_ERROR;
     }
     load_close_secrets(l);
+    kars__tls_set_loaded(c);
     return KARS_OK;
 }
 

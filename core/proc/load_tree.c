@@ -193,7 +193,8 @@ tree_upstream(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
             return KARS_ERROR;
         }
     }
-    if (kars__upstream_init(u, c->pool, err) != KARS_OK) {
+    if (kars__upstream_init(u, c->pool, err) != KARS_OK ||
+        kars__load_tls_upstream(l, node, u, err) != KARS_OK) {
         return KARS_ERROR;
     }
     u->next = c->upstreams;

@@ -30,7 +30,7 @@ typedef struct {
     uint32_t state;
     uint32_t load;
     uint32_t slot; /* 0 to nslots - 1 of its load */
-    uint32_t unused;
+    uint32_t deaf; /* nothing more comes from its channel */
 } kars__master_worker_t;
 
 /* Plain values; a change of any of them changes KARS__KEEP_VERSION. */
