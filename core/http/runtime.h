@@ -40,6 +40,11 @@ typedef struct {
     uint64_t idle_timeout_ms;
     uint64_t send_timeout_ms;
     uint64_t half_timeout_ms;
+    kars_list_t tls_certificate;
+    kars_str_t tls_client_ca; /* as written */
+    int32_t tls_verify_client;
+    kars_list_t tls_protocols;
+    uint64_t tls_session_timeout_ms;
     kars_upstream_t *pass;
     uint64_t respond_status;
     kars_str_t respond_text;
@@ -106,12 +111,15 @@ struct kars__server_s {
     kars__core_conf_t *core;
     kars__route_t *routes; /* most specific first */
     kars__route_t *none;   /* the pseudo-route of what found no other */
+    struct kars__tls_server_s *tls; /* of its `listen … tls` */
 };
 
 struct kars_listener_s {
     kars_listener_t *next;
     kars_str_t address; /* as written */
     kars_str_t klass;   /* of class=, or empty */
+    kars_str_t alpn;    /* what `tls` clients may choose; see net/tls.h */
+    uint8_t tls;        /* it speaks TLS with server->tls */
     kars__server_t *server;
     kars__addr_t addr;
     int fd;

@@ -33,6 +33,7 @@ typedef struct {
     uint8_t plain;   /* the peer speaks HTTP without TLS: so do answers */
     uint8_t more;    /* OpenSSL may hold bytes that nobody has read */
     uint8_t closing; /* close_notify has not left yet */
+    uint8_t told;    /* recv has said that it failed */
 } tls_t;
 
 /* Small buffers become one record. One turn uses it at a time. */
@@ -76,8 +77,9 @@ tls_fail(tls_t *t, int error, const char *why)
     t->error = error;
     t->why = why;
     t->more = 0;
-    if (!t->done && t->role == KARS__TLS_SERVER) {
-        tls_log_failure(t);
+    if (!t->done && t->role == KARS__TLS_SERVER &&
+        BIO_number_read(SSL_get_rbio(t->ssl)) != 0) {
+        tls_log_failure(t); /* who came and said nothing is no failure */
     }
     errno = error;
     return error;
@@ -218,6 +220,19 @@ tls_connected(kars__sock_t *s)
     return tls_stands(t);
 }
 
+/* A client whose handshake failed, after it was said: what it still sends must
+ * be read, or a reset would overtake the alert. */
+static ssize_t
+tls_recv_failed(tls_t *t, void *p, size_t n)
+{
+    if (t->told && !t->done && t->role == KARS__TLS_SERVER) {
+        return recv(t->s->fd, p, n, MSG_DONTWAIT);
+    }
+    t->told = 1;
+    errno = t->error;
+    return -1;
+}
+
 static ssize_t
 tls_recv(kars__sock_t *s, void *p, size_t n)
 {
@@ -225,8 +240,7 @@ tls_recv(kars__sock_t *s, void *p, size_t n)
     size_t got = 0;
 
     if (t->error != 0) {
-        errno = t->error;
-        return -1;
+        return tls_recv_failed(t, p, n);
     }
     t->recv_needs = KARS__READ;
     while (got < n) {
@@ -248,6 +262,7 @@ tls_recv(kars__sock_t *s, void *p, size_t n)
 
         t->more = e != EAGAIN && got != 0; /* the end is told the next time */
         if (got == 0 || e == EAGAIN) {
+            t->told |= t->error != 0;
             tls_apply(t);
             return got != 0 ? (ssize_t) got : e == 0 ? 0 : -1;
         }
@@ -412,8 +427,7 @@ tls_close(kars__sock_t *s)
         !(SSL_get_shutdown(t->ssl) & SSL_SENT_SHUTDOWN)) {
         tls_clear();
         (void) SSL_shutdown(t->ssl);
-    } else if (!t->done && t->error == 0 && t->role == KARS__TLS_SERVER &&
-               BIO_number_read(SSL_get_rbio(t->ssl)) != 0) {
+    } else if (!t->done && t->error == 0) {
         (void) tls_fail(t, ETIMEDOUT, "it did not end in time");
     }
     s->wanted = 0;

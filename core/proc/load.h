@@ -76,6 +76,8 @@ int kars__load_tree(kars__load_t *l, kars_err_t *err);
 int kars__load_ask_tls(kars__load_t *l, kars_err_t *err);
 int kars__load_tls_upstream(kars__load_t *l, const kars__conf_node_t *node,
                             kars_upstream_t *u, kars_err_t *err);
+int kars__load_tls_server(kars__load_t *l, const kars__conf_node_t *node,
+                          kars__server_t *server, kars_err_t *err);
 
 /* load_route.c: what a route runs. */
 int kars__load_route(kars__load_t *l, kars__level_t *level,

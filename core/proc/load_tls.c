@@ -66,19 +66,19 @@ ltls_file(kars__load_t *l, const kars__conf_node_t *node, size_t i,
 static int
 ltls_argc(const kars__conf_node_t *n, kars_err_t *err)
 {
-    size_t argc = ltls_is(n, "tls_certificate") ? 3 : 2;
+    int pair = ltls_is(n, "tls_certificate");
 
-    return n->argc == argc
+    return n->argc == (pair ? 3 : 2)
                ? KARS_OK
-               : kars__conf_err(err, n, 0, "expected `%s`",
-                                argc == 3 ? "tls_certificate FILE KEYFILE;"
-                                          : "tls_ca FILE;");
+               : kars__conf_err(err, n, 0, "expected `%s %s;`", n->argv[0].data,
+                                pair ? "FILE KEYFILE" : "FILE");
 }
 
 static int
 ltls_names_files(const kars__conf_node_t *n)
 {
-    return ltls_is(n, "tls_certificate") || ltls_is(n, "tls_ca");
+    return ltls_is(n, "tls_certificate") || ltls_is(n, "tls_ca") ||
+           ltls_is(n, "tls_client_ca");
 }
 
 /* An upstream that says nothing about authorities has the system's. */
@@ -133,7 +133,8 @@ int
 kars__load_ask_tls(kars__load_t *l, kars_err_t *err)
 {
     for (const kars__conf_node_t *n = l->root->child; n != NULL; n = n->next) {
-        if (ltls_is(n, "upstream") && ltls_ask_block(l, n, err) != KARS_OK) {
+        if ((ltls_is(n, "upstream") || ltls_is(n, "server")) &&
+            ltls_ask_block(l, n, err) != KARS_OK) {
             return KARS_ERROR;
         }
     }
@@ -156,9 +157,9 @@ ltls_collect(kars__load_t *l, const kars__conf_node_t *block,
             }
             continue;
         }
-        if (use->npairs == KARS__TLS_PAIRS) {
+        if (use->npairs == KARS__TLS_CERTS) {
             return kars__conf_err(err, n, 0, "more than %u certificates",
-                                  KARS__TLS_PAIRS);
+                                  KARS__TLS_CERTS);
         }
         use->pairs[use->npairs].chain = ltls_file(l, n, 1, err);
         use->pairs[use->npairs].key = ltls_file(l, n, 2, err);
@@ -225,4 +226,99 @@ kars__load_tls_upstream(kars__load_t *l, const kars__conf_node_t *node,
     return kars__tls_set_use(l->cycle->tls, use, &why) == KARS_OK
                ? KARS_OK
                : kars__conf_err(err, on, 0, "%s", why.text);
+}
+
+/* Servers. */
+
+/* TLSv1.2, TLSv1.3 or both, as OpenSSL counts them. */
+static int
+ltls_protocols(const kars_list_t *list, int *ret_min, int *ret_max,
+               kars_err_t *err)
+{
+    int old = list->n == 0, new = list->n == 0;
+
+    for (size_t i = 0; i < list->n; i++) {
+        if (kars_str_eq(list->v[i], KARS_STR("TLSv1.2"))) {
+            old = 1;
+        } else if (kars_str_eq(list->v[i], KARS_STR("TLSv1.3"))) {
+            new = 1;
+        } else {
+            return kars__err(err, 0,
+                             "tls_protocols: expected TLSv1.2 or TLSv1.3, got "
+                             "\"%.*s\"",
+                             KARS_STR_ARG(list->v[i]));
+        }
+    }
+    *ret_min = old ? TLS1_2_VERSION : TLS1_3_VERSION;
+    *ret_max = new ? TLS1_3_VERSION : TLS1_2_VERSION;
+    return KARS_OK;
+}
+
+static int
+ltls_server_conf(const kars__core_conf_t *core, kars__tls_server_conf_t *ret,
+                 kars_err_t *err)
+{
+    if ((core->tls_verify_client != KARS__TLS_VERIFY_OFF) !=
+        (core->tls_client_ca.len != 0)) {
+        return kars__err(err, 0,
+                         "tls_verify_client and tls_client_ca go together: "
+                         "one says whether clients show a certificate, the "
+                         "other whose");
+    }
+    if (core->tls_session_timeout_ms < 60000 ||
+        core->tls_session_timeout_ms > 86400000) {
+        return kars__err(err, 0, "tls_session_timeout: expected 1m to 1d");
+    }
+    ret->verify = (uint32_t) core->tls_verify_client;
+    ret->session_ms = core->tls_session_timeout_ms;
+    return ltls_protocols(&core->tls_protocols, &ret->min, &ret->max, err);
+}
+
+/* A listener of the server that speaks TLS, or NULL. */
+static const kars_listener_t *
+ltls_listener(const kars__load_t *l, const kars__server_t *server)
+{
+    const kars_listener_t *li = l->cycle->listeners;
+
+    while (li != NULL && !(li->server == server && li->tls)) {
+        li = li->next;
+    }
+    return li;
+}
+
+int
+kars__load_tls_server(kars__load_t *l, const kars__conf_node_t *node,
+                      kars__server_t *server, kars_err_t *err)
+{
+    const kars_listener_t *li = ltls_listener(l, server);
+    const kars__core_conf_t *core = server->core;
+    kars__tls_use_t *use;
+    kars_err_t why = KARS_ERR_INIT;
+
+    if (li == NULL || core->tls_certificate.n == 0) {
+        return li == NULL && core->tls_certificate.n == 0 &&
+                       core->tls_client_ca.len == 0
+                   ? KARS_OK
+                   : kars__conf_err(err, node, 0,
+                                    "`listen … tls` and `tls_certificate FILE "
+                                    "KEYFILE;` go together");
+    }
+    use = kars__pnew(l->cycle->pool, kars__tls_use_t);
+    server->tls = kars__tls_server_create(l->cycle->pool, l->cycle->zone, &why);
+    if (use == NULL || server->tls == NULL) {
+        return kars__conf_err(err, node, 0, "%s",
+                              use == NULL ? "no memory" : why.text);
+    }
+    use->name =
+        kars__pprintf(l->cycle->pool, "listen %.*s", KARS_STR_ARG(li->address));
+    use->server = server->tls;
+    if (ltls_server_conf(core, &use->server_conf, &why) != KARS_OK) {
+        return kars__conf_err(err, node, 0, "%s", why.text);
+    }
+    if (ltls_collect(l, node, use, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    return kars__tls_set_use(l->cycle->tls, use, &why) == KARS_OK
+               ? KARS_OK
+               : kars__conf_err(err, node, 0, "%s", why.text);
 }

@@ -231,49 +231,62 @@ use_state(const kars__tls_use_t *use, uint8_t ret[32])
     EVP_MD_CTX_free(md);
 }
 
-/* The authorities of a file: read once, however many use them. */
+/* The authorities of a file: read once, however many use them. digest takes
+ * EVP_MAX_MD_SIZE bytes. */
 static int
-use_store(const kars__tls_use_t *use, const tls_text_t *ca, X509_STORE **ret,
+use_store(const kars__tls_use_t *use, const tls_text_t *ca,
+          unsigned char *digest, X509_STORE **ret, kars_str_t *ret_digest,
           kars_err_t *err)
 {
+    unsigned int n = 0;
+
+    if (use->ca == NULL) {
+        return KARS_OK;
+    }
     if (use->ca->store == NULL) {
         use->ca->store = kars__tls_store(text_str(ca), err);
         if (use->ca->store == NULL) {
             return kars__err_prefix(err, "\"%s\"", use->ca->path.data);
         }
     }
+    if (EVP_Digest(ca->p, ca->n, digest, &n, EVP_sha256(), NULL) != 1) {
+        return kars__err(err, ENOMEM, "a digest");
+    }
     *ret = use->ca->store;
+    *ret_digest = (kars_str_t){ (const char *) digest, n };
     return KARS_OK;
 }
 
 static int
-use_upstream(const kars__tls_use_t *use, const tls_text_t *ca,
-             const kars__tls_pair_t *pairs, kars_err_t *err)
+use_texts(const kars__tls_use_t *use, const tls_text_t *ca,
+          const kars__tls_pair_t *pairs, kars_err_t *err)
 {
     unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned int n = 0;
-    kars__tls_client_conf_t conf = {
-        .server_name = use->upstream->tls_server_name,
-        .alpn = KARS__TLS_ALPN_HTTP1,
-        .pair = pairs[0],
-    };
+    kars__tls_server_conf_t server = use->server_conf;
+    kars__tls_client_conf_t client = { .alpn = KARS__TLS_ALPN_HTTP1,
+                                       .pair = pairs[0] };
 
-    if (use_store(use, ca, &conf.store, err) != KARS_OK) {
-        return KARS_ERROR;
+    if (use->upstream != NULL) {
+        client.server_name = use->upstream->tls_server_name;
+        return use_store(use, ca, digest, &client.store, &client.ca, err) ==
+                       KARS_OK
+                   ? kars__tls_client_load(use->upstream->tls_client, &client,
+                                           err)
+                   : KARS_ERROR;
     }
-    if (EVP_Digest(ca->p, ca->n, digest, &n, EVP_sha256(), NULL) != 1) {
-        return kars__err(err, ENOMEM, "a digest");
-    }
-    conf.ca = (kars_str_t){ (const char *) digest, n };
-    return kars__tls_client_load(use->upstream->tls_client, &conf, err);
+    server.pairs = pairs;
+    server.npairs = use->npairs;
+    return use_store(use, ca, digest, &server.store, &server.ca, err) == KARS_OK
+               ? kars__tls_server_load(use->server, &server, err)
+               : KARS_ERROR;
 }
 
 static int
 use_load(kars__tls_use_t *use, kars_err_t *err)
 {
-    kars__tls_pair_t pairs[KARS__TLS_PAIRS] = { 0 };
-    tls_text_t texts[2 * KARS__TLS_PAIRS + 1] = { 0 };
-    tls_text_t *ca = &texts[2 * KARS__TLS_PAIRS];
+    kars__tls_pair_t pairs[KARS__TLS_CERTS] = { 0 };
+    tls_text_t texts[2 * KARS__TLS_CERTS + 1] = { 0 };
+    tls_text_t *ca = &texts[2 * KARS__TLS_CERTS];
     int rc = use->ca != NULL ? text_read(ca, use->ca, err) : KARS_OK;
 
     use_state(use, use->tried);
@@ -286,7 +299,7 @@ use_load(kars__tls_use_t *use, kars_err_t *err)
         pairs[i].key = text_str(&texts[2 * i + 1]);
     }
     if (rc == KARS_OK) {
-        rc = use_upstream(use, ca, pairs, err);
+        rc = use_texts(use, ca, pairs, err);
     }
     for (size_t i = 0; i < KARS_NELTS(texts); i++) {
         text_done(&texts[i]);

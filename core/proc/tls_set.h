@@ -10,11 +10,10 @@
 #define KARS_PROC_TLS_SET_H
 
 #include "http/upstream.h"
+#include "net/tls_server.h"
 #include "proc/plan.h"
 
 #define KARS__TLS_POLL_MS 10000
-#define KARS__TLS_PAIRS   16 /* certificates of one server */
-
 typedef struct kars__tls_set_s kars__tls_set_t;
 typedef struct kars__tls_file_s kars__tls_file_t;
 
@@ -22,13 +21,15 @@ typedef struct kars__tls_file_s kars__tls_file_t;
 typedef struct kars__tls_use_s kars__tls_use_t;
 struct kars__tls_use_s {
     kars__tls_use_t *next;
-    kars_str_t name; /* for log lines: "upstream model" */
-    kars_upstream_t *upstream;
-    kars__tls_file_t *ca; /* NULL: none */
+    kars_str_t name;           /* for log lines: "upstream model" */
+    kars_upstream_t *upstream; /* one of the two */
+    kars__tls_server_t *server;
+    kars__tls_server_conf_t server_conf; /* without what files hold */
+    kars__tls_file_t *ca;                /* NULL: none */
     struct {
         kars__tls_file_t *chain;
         kars__tls_file_t *key;
-    } pairs[KARS__TLS_PAIRS];
+    } pairs[KARS__TLS_CERTS];
     size_t npairs;
     uint8_t tried[32]; /* the state of its files when they were loaded last */
 };

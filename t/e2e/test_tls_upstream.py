@@ -265,6 +265,16 @@ def test_plain_server_is_never_spoken_to_in_clear(ca, start, tmp_path):
     assert all(g.startswith(b"\x16\x03") and b"HTTP" not in g for g in got)
 
 
+def test_server_that_never_answers_the_handshake_is_504(ca, start, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        site = site_at(tmp_path, listener.getsockname()[1])
+        r = start(site, conf_of(site, f"tls on; tls_ca {ca.pem}; retry 0;"))
+        begun = time.monotonic()
+        a = r.chat()
+        assert a.status == 504 and a.code == "upstream_timeout"
+        assert 1.5 < time.monotonic() - begun < 8  # connect=2s
+
+
 @pytest.mark.parametrize("version", [OLD, NEW])
 def test_sessions_are_gone_on_with(version, ca, upstream, start):
     site = upstream(pki.server_context(ca.issue("localhost"),
