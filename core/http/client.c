@@ -24,9 +24,8 @@ struct kars__upconn_s {
     uint32_t rd_at;  /* first byte not yet used */
     uint32_t rd_end; /* end of what was read */
     uint32_t scanned;
-    uint64_t idle_at_ms; /* when it went into the idle list */
-    size_t scope_len;
-    char scope[]; /* whose exchanges it serves */
+    uint64_t idle_at_ms;        /* when it went into the idle list */
+    uint8_t key[KARS__TLS_KEY]; /* kars__upstream_key() when it began */
 };
 
 /* A name being resolved; outlives an exchange that was cancelled. */
@@ -60,6 +59,8 @@ struct kars__xch_s {
     uint8_t keep;
     uint8_t dead;
     int last_error;
+    const char *why; /* of TLS; static */
+    uint8_t key[KARS__TLS_KEY];
 };
 
 static void client_ready(kars__sock_t *sock, uint32_t events);
@@ -133,11 +134,20 @@ xch_fail(kars__xch_t *x, int error)
     if (x->dead) {
         return;
     }
+    if (x->conn != NULL) {
+        x->why = kars__sock_why(&x->conn->sock);
+    }
     if (reached != KARS__REACHED_STALE) {
         kars__upstream_result(x->cycle, x->conf.upstream, x->conf.server, 0);
     }
     xch_end(x);
     h->fail(x, error, reached, data);
+}
+
+const char *
+kars__xch_why(const kars__xch_t *x)
+{
+    return x->why;
 }
 
 /* Idle connections. */
@@ -191,13 +201,13 @@ idle_put(kars__upconn_t *c)
 }
 
 static kars__upconn_t *
-idle_take(kars__upserver_t *s, kars_str_t scope)
+idle_take(kars__upserver_t *s, const uint8_t key[KARS__TLS_KEY])
 {
     kars__upconn_t *next;
 
     for (kars__upconn_t *c = s->idle; c != NULL; c = next) {
         next = c->next;
-        if (!kars_str_eq((kars_str_t){ c->scope, c->scope_len }, scope)) {
+        if (memcmp(c->key, key, KARS__TLS_KEY) != 0) {
             continue;
         }
         idle_remove(c);
@@ -223,6 +233,7 @@ kars__upstream_close(kars_upstream_t *u)
             idle_remove(c);
             conn_close(c);
         }
+        kars__tls_slot_done(&u->servers[i].tls);
     }
 }
 
@@ -247,22 +258,24 @@ conn_timer(kars__upconn_t *c, uint64_t ms)
 static kars__upconn_t *
 conn_make(kars__xch_t *x, int fd)
 {
-    kars_str_t scope = x->conf.scope;
-    kars__upconn_t *c = kars__alloc(sizeof(*c) + scope.len);
+    kars__upconn_t *c = kars__alloc(sizeof(*c));
 
     if (c == NULL) {
         (void) close(fd);
         return NULL;
     }
-    c->scope_len = scope.len;
-    if (scope.len != 0) {
-        memcpy(c->scope, scope.data, scope.len);
-    }
     c->cycle = x->cycle;
     c->upstream = x->conf.upstream;
     c->server = x->conf.server;
     c->x = x;
+    memcpy(c->key, x->key, sizeof(c->key));
     kars__sock_open(&c->sock, x->cycle->loop, fd, client_ready);
+    if (c->upstream->tls_client != NULL &&
+        kars__tls_connect(c->upstream->tls_client, &c->sock, c->server->at.host,
+                          &c->server->tls) != KARS_OK) {
+        conn_close(c);
+        return NULL;
+    }
     return c;
 }
 
@@ -345,7 +358,12 @@ client_begin(kars__work_t *work)
     kars__upserver_t *s = x->conf.server;
     uint64_t now = kars__loop_now(x->cycle->loop);
 
-    x->conn = x->conf.fresh ? NULL : idle_take(s, x->conf.scope);
+    if (kars__upstream_key(x->conf.upstream, x->conf.scope, x->key) !=
+        KARS_OK) {
+        xch_fail(x, ENOMEM);
+        return;
+    }
+    x->conn = x->conf.fresh ? NULL : idle_take(s, x->key);
     if (x->conn != NULL) {
         x->conn->x = x;
         x->reused = 1;
@@ -766,15 +784,21 @@ client_ready(kars__sock_t *sock, uint32_t events)
     kars__xch_t *x = c->x;
 
     if (x == NULL) { /* idle: an end, or bytes that nobody asked for */
-        idle_remove(c);
-        conn_close(c);
+        if (!kars__sock_idle_ok(sock)) {
+            idle_remove(c);
+            conn_close(c);
+        }
         return;
     }
     if (!x->connected) {
         int error = kars__sock_connected(sock);
 
+        if (error == EINPROGRESS) {
+            return;
+        }
         if (error != 0) {
             x->last_error = error;
+            x->why = kars__sock_why(sock);
             x->conn = NULL;
             conn_close(c);
             client_connect(x);

@@ -26,7 +26,8 @@ typedef struct {
     void (*head)(kars__xch_t *x, const kars__head_t *head, void *data);
     void (*body)(kars__xch_t *x, kars_buf_t *in, uint32_t flags, void *data);
     /* ECONNREFUSED, EHOSTUNREACH, ENOENT (name), ETIMEDOUT, ECONNRESET,
-     * EPROTO; reached: KARS__REACHED_* */
+     * EPROTO, EKEYREJECTED (TLS: not who it should be); reached:
+     * KARS__REACHED_* */
     void (*fail)(kars__xch_t *x, int error, int reached, void *data);
     void (*room)(kars__xch_t *x, void *data); /* more may be written */
 } kars__xch_handler_t;
@@ -45,8 +46,7 @@ typedef struct {
     /* Milliseconds, in place of the upstream's own; 0: those. */
     uint64_t total_ms;
     uint64_t idle_ms; /* between two bytes, the first of the reply too */
-    /* Kept connections serve exchanges of one scope only; copied. */
-    kars_str_t scope;
+    kars_str_t scope; /* kept connections are reused within it only */
 } kars__xch_conf_t;
 
 /* NULL: no memory, and conf->out is freed. Everything else is told through the
@@ -59,6 +59,9 @@ size_t kars__xch_unsent(const kars__xch_t *x);
 
 /* Stops and starts reading the reply. */
 void kars__xch_pause(kars__xch_t *x, int on);
+
+/* For fail(): what TLS found wrong, in a few words; NULL: it is not that. */
+const char *kars__xch_why(const kars__xch_t *x);
 
 /* Ends it without a word; its connection is closed. */
 void kars__xch_cancel(kars__xch_t *x);

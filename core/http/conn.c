@@ -1,5 +1,6 @@
 /* conn.c - connections of clients: accept, peers, close, drain. */
 #include "http/connect.h"
+#include "net/tls_server.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -191,6 +192,11 @@ conn_accept(kars__io_t *io, uint32_t events)
             (void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
         }
         kars__sock_open(&c->sock, l->cycle->loop, fd, conn_ready);
+        if (l->tls && kars__tls_accept(l->server->tls, &c->sock, l->address,
+                                       l->alpn) != KARS_OK) {
+            kars__conn_close(c);
+            continue;
+        }
         conn_know_peer(c, fd, &peer);
         kars__conn_begin(c);
     }
@@ -254,6 +260,7 @@ kars__conn_peer(kars_conn_t *c, kars_peer_t *ret)
 
     memcpy(p.addr, c->addr, sizeof(p.addr));
     memcpy(p.local_addr, c->local_addr, sizeof(p.local_addr));
+    kars__sock_peer(&c->sock, &p);
     p.size = size;
     memcpy(ret, &p, size);
     return KARS_OK;

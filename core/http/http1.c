@@ -148,6 +148,11 @@ http1_recv(kars_conn_t *c)
     if (c->h1.state == KARS__HTTP1_LINGER) {
         return http1_linger(c, n);
     }
+    if (n < 0 && c->h1.state == KARS__HTTP1_IDLE &&
+        (errno == EPROTO || errno == EKEYREJECTED)) {
+        kars__http1_refuse_tls(c);
+        return KARS_DONE;
+    }
     if (n == 0 && c->h1.state == KARS__HTTP1_BUSY && c->h1.body_whole &&
         !(c->h1.r != NULL && c->h1.r->event_stream)) {
         /* Half-closed: it may still wait for its answer, so it gets some time.

@@ -50,6 +50,7 @@ extern const kars__conn_ops_t kars__http1_ops;
 /* For the files that make up http1. */
 extern const kars__proto_t kars__http1_proto;
 void kars__http1_input(kars_conn_t *c); /* what was read: heads and bodies */
+void kars__http1_refuse_tls(kars_conn_t *c); /* its handshake failed */
 void kars__http1_flushed(kars_conn_t *c);
 void kars__http1_want(kars_conn_t *c);
 

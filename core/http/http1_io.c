@@ -56,6 +56,18 @@ http1_bad_head(kars_conn_t *c, kars__head_t *head, const kars_err_t *err)
     kars__req_send_answer(r);
 }
 
+/* Audit sees it as it sees a malformed head; the answer arrives where the
+ * client took the port for one of plain HTTP. */
+void
+kars__http1_refuse_tls(kars_conn_t *c)
+{
+    kars__head_t head = { .status = 400 };
+    kars_err_t err = KARS_ERR_INIT;
+
+    (void) kars__err(&err, 0, "TLS: %s", kars__sock_why(&c->sock));
+    http1_bad_head(c, &head, &err);
+}
+
 static void
 http1_request(kars_conn_t *c, const char *p, size_t n)
 {
@@ -531,6 +543,7 @@ http1_abort(kars_req_t *r)
     kars_conn_t *c = r->conn;
 
     if (c != NULL) {
+        c->sock.cut = 1;
         http1_break(c);
     }
 }

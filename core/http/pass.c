@@ -192,8 +192,11 @@ pass_put_line(const pass_t *p, char *h)
     }
     h = pass_put(h, v6 ? KARS_STR("[") : KARS_STR(""));
     h = pass_put(h, host);
-    h = pass_put(h, v6 ? KARS_STR("]:") : KARS_STR(":"));
-    h += kars__u64_to_dec(p->server->at.port, h);
+    h = pass_put(h, v6 ? KARS_STR("]") : KARS_STR(""));
+    if (p->conf.upstream->tls_client == NULL || p->server->at.port != 443) {
+        h = pass_put(h, KARS_STR(":"));
+        h += kars__u64_to_dec(p->server->at.port, h);
+    }
     return pass_put(h, KARS_STR("\r\n"));
 }
 
@@ -728,6 +731,18 @@ kars__pass_room(kars_req_t *r)
     }
 }
 
+/* The caller's line: with what TLS found wrong, where it is that. */
+static const char *
+pass_unreached(const kars_req_t *r, const char *why)
+{
+    kars_str_t text =
+        why != NULL ? kars__pprintf(
+                          r->pool, "Failed to reach inference backend: %s", why)
+                    : (kars_str_t){ NULL, 0 };
+
+    return text.data != NULL ? text.data : "Failed to reach inference backend";
+}
+
 static void
 pass_failed(kars__xch_t *x, int error, int reached, void *data)
 {
@@ -735,6 +750,7 @@ pass_failed(kars__xch_t *x, int error, int reached, void *data)
     kars_req_t *r = p->r;
     kars_upstream_t *u = p->conf.upstream;
     kars_reply_t reply = { .size = sizeof(reply), .error = error };
+    const char *why = kars__xch_why(x);
 
     p->x = NULL;
     pass_took(p);
@@ -742,7 +758,7 @@ pass_failed(kars__xch_t *x, int error, int reached, void *data)
               "router: upstream failed upstream=%.*s server=%.*s attempt=%u "
               "error=\"%s\" trace=%.*s",
               KARS_STR_ARG(u->name), KARS_STR_ARG(p->server->text), p->attempts,
-              strerror(error), KARS_STR_ARG(r->trace));
+              why != NULL ? why : strerror(error), KARS_STR_ARG(r->trace));
     if (reached != KARS__REACHED && !p->sent_body && !r->head_filtered) {
         int stale = reached == KARS__REACHED_STALE && !p->fresh;
 
@@ -760,7 +776,7 @@ pass_failed(kars__xch_t *x, int error, int reached, void *data)
         pass_refuse(p, 504, "upstream_timeout",
                     "the inference backend did not answer in time");
     } else {
-        pass_refuse(p, 502, "bad_gateway", "Failed to reach inference backend");
+        pass_refuse(p, 502, "bad_gateway", pass_unreached(r, why));
     }
 }
 

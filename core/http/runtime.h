@@ -41,6 +41,11 @@ typedef struct {
     uint64_t send_timeout_ms;
     uint64_t half_timeout_ms;
     uint64_t event_limit;
+    kars_list_t tls_certificate;
+    kars_str_t tls_client_ca; /* as written */
+    int32_t tls_verify_client;
+    kars_list_t tls_protocols;
+    uint64_t tls_session_timeout_ms;
     kars_upstream_t *pass;
     uint64_t respond_status;
     kars_str_t respond_text;
@@ -115,12 +120,15 @@ struct kars__server_s {
     kars__route_t *none; /* the pseudo-route of what found no other */
     const char *file;
     uint32_t line;
+    struct kars__tls_server_s *tls; /* of its `listen … tls` */
 };
 
 struct kars_listener_s {
     kars_listener_t *next;
     kars_str_t address; /* as written */
     kars_str_t klass;   /* of class=, or empty */
+    kars_str_t alpn;    /* what `tls` clients may choose; see net/tls.h */
+    uint8_t tls;        /* it speaks TLS with server->tls */
     kars__server_t *server;
     kars__addr_t addr;
     int fd;
@@ -154,6 +162,7 @@ struct kars_cycle_s {
     kars_upstream_t *url_upstreams; /* made at run time, while in use */
     kars_exchange_t *exchanges;     /* that have not ended */
     uint32_t closing;               /* none may begin */
+    struct kars__tls_set_s *tls;    /* core/proc/tls_set.h */
     kars_str_t sandbox;
     uint32_t hardening; /* of the process: KARS__HARDEN_* (proc/harden.h) */
     struct kars__own_pool_s *pools; /* made by modules, not yet destroyed */

@@ -37,6 +37,21 @@ const kars_directive_t kars__upstream_directives[] = {
     { .name = "keepalive", .key = "idle", .at = KARS_AT_UPSTREAM,
       .type = KARS_T_MSEC, .offset = U(keepalive_idle_ms), .dflt = "60s",
       .doc = "how long they are kept" },
+    { .name = "tls", .at = KARS_AT_UPSTREAM, .type = KARS_T_FLAG,
+      .offset = U(tls), .dflt = "off",
+      .doc = "speak TLS 1.2 or 1.3; the server is always verified" },
+    { .name = "tls_ca", .at = KARS_AT_UPSTREAM, .type = KARS_T_STR,
+      .offset = U(tls_ca), .dflt = "",
+      .doc = "PEM file of the authorities that may vouch for the servers; "
+             "system (or none): those of this system" },
+    { .name = "tls_server_name", .at = KARS_AT_UPSTREAM, .type = KARS_T_STR,
+      .offset = U(tls_server_name), .dflt = "",
+      .doc = "the name that certificates must be for, sent as SNI; without "
+             "it the host of `server`" },
+    { .name = "tls_certificate", .at = KARS_AT_UPSTREAM, .type = KARS_T_LIST,
+      .offset = U(tls_certificate),
+      .doc = "FILE KEYFILE: our certificate, with its chain, and its key, "
+             "for servers that ask for one; PEM" },
     { 0 },
 };
 /* clang-format on */
@@ -88,6 +103,30 @@ kars__upstream_init(kars_upstream_t *u, kars_pool_t *pool, kars_err_t *err)
         }
     }
     return KARS_OK;
+}
+
+int
+kars__upstream_key(const kars_upstream_t *u, kars_str_t scope,
+                   uint8_t ret[KARS__TLS_KEY])
+{
+    EVP_MD_CTX *md;
+    int ok;
+
+    if (u->tls_client != NULL) {
+        memcpy(ret, kars__tls_client_key(u->tls_client), KARS__TLS_KEY);
+    } else {
+        memset(ret, 0, KARS__TLS_KEY);
+    }
+    if (scope.len == 0) {
+        return KARS_OK;
+    }
+    md = EVP_MD_CTX_new();
+    ok = md != NULL && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 &&
+         EVP_DigestUpdate(md, ret, KARS__TLS_KEY) == 1 &&
+         EVP_DigestUpdate(md, scope.data, scope.len) == 1 &&
+         EVP_DigestFinal_ex(md, ret, NULL) == 1;
+    EVP_MD_CTX_free(md);
+    return ok ? KARS_OK : KARS_ERROR;
 }
 
 static int

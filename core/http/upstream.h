@@ -6,6 +6,7 @@
 #define KARS_HTTP_UPSTREAM_H
 
 #include "http/runtime.h"
+#include "net/tls_client.h"
 
 #define KARS__UPSTREAM_SERVERS 32u
 
@@ -21,6 +22,7 @@ typedef struct {
     uint32_t nidle;
     uint32_t failures;     /* in a row */
     uint64_t failed_at_ms; /* the first of them; monotonic */
+    kars__tls_slot_t tls;
 } kars__upserver_t;
 
 struct kars_upstream_s {
@@ -42,7 +44,12 @@ struct kars_upstream_s {
     int32_t retry_on;
     uint64_t keepalive;
     uint64_t keepalive_idle_ms;
+    int32_t tls;
+    kars_str_t tls_ca; /* as written; empty: system */
+    kars_str_t tls_server_name;
+    kars_list_t tls_certificate;
 
+    kars__tls_client_t *tls_client; /* NULL: without TLS */
     uint32_t failure_streak;
     uint64_t first_failure_wall_ms;
     uint64_t last_success_wall_ms;
@@ -58,6 +65,11 @@ extern const kars_directive_t kars__upstream_directives[];
 
 /* After its directives were set: reads the servers. */
 int kars__upstream_init(kars_upstream_t *u, kars_pool_t *pool, kars_err_t *err);
+
+/* What makes connections of an upstream unlike: TLS, and whose credential goes
+ * over them. Kept ones are reused only where it is equal. */
+int kars__upstream_key(const kars_upstream_t *u, kars_str_t scope,
+                       uint8_t ret[KARS__TLS_KEY]);
 
 /* The next server to try, healthy ones first; avoid may be NULL. */
 kars__upserver_t *kars__upstream_pick(kars_cycle_t *cycle, kars_upstream_t *u,

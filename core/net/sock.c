@@ -65,12 +65,32 @@ sock_shut(kars__sock_t *s)
     (void) shutdown(s->fd, SHUT_WR);
 }
 
+static int
+sock_connected(kars__sock_t *s)
+{
+    int e = 0;
+    socklen_t len = sizeof(e);
+
+    return getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &e, &len) == -1 ? errno : e;
+}
+
+static int
+sock_idle_ok(kars__sock_t *s)
+{
+    char c;
+
+    return recv(s->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) == -1 &&
+           (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
 static const kars__sock_ops_t sock_ops = {
     .recv = sock_recv,
     .sendv = sock_sendv,
     .want = sock_want,
     .close = sock_close,
     .shut = sock_shut,
+    .connected = sock_connected,
+    .idle_ok = sock_idle_ok,
 };
 
 static void
@@ -91,6 +111,7 @@ kars__sock_open(kars__sock_t *s, kars__loop_t *loop, int fd,
     s->mem = NULL;
     s->wanted = 0;
     s->fd = fd;
+    s->cut = 0;
 }
 
 int
@@ -114,22 +135,4 @@ kars__sock_connect(const kars__addr_t *to)
         return -1;
     }
     return fd;
-}
-
-int
-kars__sock_connected(kars__sock_t *s)
-{
-    int e = 0;
-    socklen_t len = sizeof(e);
-
-    return getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &e, &len) == -1 ? errno : e;
-}
-
-int
-kars__sock_idle_ok(const kars__sock_t *s)
-{
-    char c;
-
-    return recv(s->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) == -1 &&
-           (errno == EAGAIN || errno == EWOULDBLOCK);
 }

@@ -12,6 +12,7 @@
 #include "proc/logs.h"
 #include "proc/module.h"
 #include "proc/privileges.h"
+#include "proc/tls_set.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -109,6 +110,26 @@ const kars_directive_t kars__core_directives[] = {
     { .name = "timeout", .key = "half_closed", .at = AT_SERVER,
       .type = KARS_T_MSEC, .offset = C(half_timeout_ms), .dflt = "5s",
       .doc = "for the answer of a client that sends no more" },
+    { .name = "tls_certificate", .at = KARS_AT_SERVER, .type = KARS_T_LIST,
+      .flags = KARS_D_REPEAT, .offset = C(tls_certificate),
+      .doc = "FILE KEYFILE: a certificate, with its chain, and its key, for "
+             "`listen … tls`; PEM. The one whose alternative names have the "
+             "name that a client asks for, else the first" },
+    { .name = "tls_client_ca", .at = KARS_AT_SERVER, .type = KARS_T_STR,
+      .offset = C(tls_client_ca), .dflt = "",
+      .doc = "PEM file of the authorities of clients' certificates" },
+    { .name = "tls_verify_client", .at = KARS_AT_SERVER, .type = KARS_T_ENUM,
+      .offset = C(tls_verify_client), .dflt = "off",
+      .values = "off optional require",
+      .doc = "whether clients show a certificate; a bad one is always "
+             "refused" },
+    { .name = "tls_protocols", .at = KARS_AT_SERVER, .type = KARS_T_LIST,
+      .offset = C(tls_protocols),
+      .doc = "TLSv1.2, TLSv1.3, or both; without it both" },
+    { .name = "tls_session_timeout", .at = KARS_AT_SERVER,
+      .type = KARS_T_MSEC, .offset = C(tls_session_timeout_ms), .dflt = "1h",
+      .doc = "how long a session is gone on with by its ticket, 1m to 1d; "
+             "tickets' keys change as often" },
     { .name = "pass", .at = KARS_AT_ROUTE, .type = KARS_T_UPSTREAM,
       .offset = C(pass), .doc = "the upstream that answers" },
     { .name = "respond", .at = KARS_AT_ROUTE, .type = KARS_T_COUNT,
@@ -601,6 +622,7 @@ load_asks(kars__load_t *l, kars_err_t *err)
     l->cycle->replaces = l->channel != -1 && !is_new;
     if (load_logs(l, err) != KARS_OK || load_zone(l, err) != KARS_OK ||
         load_ask_secrets(l, l->root->child, err) != KARS_OK ||
+        kars__load_ask_tls(l, err) != KARS_OK ||
         kars__load_ask_listeners(l, err) != KARS_OK) {
         return KARS_ERROR;
     }
@@ -662,6 +684,7 @@ load_all(kars__load_t *l, const char *path, kars_err_t *err)
         return KARS_ERROR;
     }
     load_close_secrets(l);
+    kars__tls_set_loaded(c);
     return KARS_OK;
 }
 

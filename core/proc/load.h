@@ -76,6 +76,14 @@ int kars__load_level(kars__load_t *l, const kars__level_t *outer, uint32_t at,
 int kars__load_ask_listeners(kars__load_t *l, kars_err_t *err);
 int kars__load_tree(kars__load_t *l, kars_err_t *err);
 
+/* load_tls.c: certificates, keys and authorities. First all files are asked
+ * for, while the master still opens what is named. */
+int kars__load_ask_tls(kars__load_t *l, kars_err_t *err);
+int kars__load_tls_upstream(kars__load_t *l, const kars__conf_node_t *node,
+                            kars_upstream_t *u, kars_err_t *err);
+int kars__load_tls_server(kars__load_t *l, const kars__conf_node_t *node,
+                          kars__server_t *server, kars_err_t *err);
+
 /* load_route.c: what a route runs. */
 int kars__load_route(kars__load_t *l, kars__level_t *level,
                      kars__route_t *route, kars_err_t *err);

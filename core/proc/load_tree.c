@@ -1,4 +1,5 @@
 /* load_tree.c - servers, their listeners and routes, upstreams. */
+#include "net/tls.h"
 #include "proc/cycle.h"
 #include "proc/load.h"
 #include "proc/place.h"
@@ -72,15 +73,43 @@ tree_open_listener(kars__load_t *l, const kars__conf_node_t *node,
     return KARS_OK;
 }
 
+/* One word of `listen` after the address. */
+static int
+tree_listen_word(kars_listener_t *li, const kars__conf_node_t *node, size_t i,
+                 kars_err_t *err)
+{
+    kars_str_t prefix = KARS_STR("class=");
+    kars_str_t word = node->argv[i];
+
+    if (kars_str_eq(word, KARS_STR("tls")) && !li->tls) {
+        li->tls = 1;
+        li->alpn = KARS__TLS_ALPN_HTTP1;
+        return KARS_OK;
+    }
+    if (!kars_str_starts(word, prefix) || word.len == prefix.len ||
+        li->klass.len != 0) {
+        return kars__conf_err(err, node, i,
+                              "expected class=CLASS or tls, got \"%.*s\"",
+                              KARS_STR_ARG(word));
+    }
+    li->klass = (kars_str_t){ word.data + prefix.len, word.len - prefix.len };
+    return tree_is_class(li->klass)
+               ? KARS_OK
+               : kars__conf_err(err, node, i,
+                                "expected agent, operator, controller, peer "
+                                "or open, got \"%.*s\"",
+                                KARS_STR_ARG(li->klass));
+}
+
 static int
 tree_listener(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
 {
     kars_listener_t *li = kars__pnew(l->cycle->pool, kars_listener_t);
     kars_err_t why = KARS_ERR_INIT;
 
-    if (node->has_block || node->argc < 2 || node->argc > 3) {
+    if (node->has_block || node->argc < 2 || node->argc > 4) {
         return kars__conf_err(err, node, 0,
-                              "expected `listen ADDRESS [class=CLASS];`");
+                              "expected `listen ADDRESS [class=CLASS] [tls];`");
     }
     if (li == NULL) {
         return kars__err(err, ENOMEM, "a listener");
@@ -88,22 +117,9 @@ tree_listener(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
     li->address = node->argv[1];
     li->cycle = l->cycle;
     li->fd = -1;
-    if (node->argc == 3) {
-        kars_str_t prefix = KARS_STR("class=");
-        kars_str_t word = node->argv[2];
-
-        if (!kars_str_starts(word, prefix) || word.len == prefix.len) {
-            return kars__conf_err(err, node, 2,
-                                  "expected class=CLASS, got \"%.*s\"",
-                                  KARS_STR_ARG(word));
-        }
-        li->klass =
-            (kars_str_t){ word.data + prefix.len, word.len - prefix.len };
-        if (!tree_is_class(li->klass)) {
-            return kars__conf_err(err, node, 2,
-                                  "expected agent, operator, controller, peer "
-                                  "or open, got \"%.*s\"",
-                                  KARS_STR_ARG(li->klass));
+    for (size_t i = 2; i < node->argc; i++) {
+        if (tree_listen_word(li, node, i, err) != KARS_OK) {
+            return KARS_ERROR;
         }
     }
     if (kars__listen_addr(li->address, &li->addr, &why) != KARS_OK) {
@@ -194,7 +210,8 @@ tree_upstream(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
             return KARS_ERROR;
         }
     }
-    if (kars__upstream_init(u, c->pool, err) != KARS_OK) {
+    if (kars__upstream_init(u, c->pool, err) != KARS_OK ||
+        kars__load_tls_upstream(l, node, u, err) != KARS_OK) {
         return KARS_ERROR;
     }
     u->next = c->upstreams;
@@ -296,7 +313,8 @@ tree_server(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
     if (nlisten == 0) {
         return kars__conf_err(err, node, 0, "the server has no `listen`");
     }
-    if (kars__load_pseudo_route(l, &level, server, err) != KARS_OK) {
+    if (kars__load_tls_server(l, node, server, err) != KARS_OK ||
+        kars__load_pseudo_route(l, &level, server, err) != KARS_OK) {
         return KARS_ERROR;
     }
     for (const kars__conf_node_t *n = node->child; n != NULL; n = n->next) {

@@ -63,6 +63,7 @@ master_child(kars__master_t *m, int channel)
         }
     }
     kars__listeners_close(&m->keep.listeners, 0); /* ours, not the master's */
+    kars__known_keep(&m->known, 0);
     if (m->keep.zone_fd != -1) {
         (void) close(m->keep.zone_fd);
         kars__zone_unmap(m->zone);
@@ -110,6 +111,7 @@ master_spawn(kars__master_t *m, uint32_t load, uint32_t slot)
         master_child(m, pair[1]);
     }
     (void) close(pair[1]);
+    (void) fcntl(pair[0], F_SETFL, O_NONBLOCK); /* no worker holds us up */
     memset(w, 0, sizeof(*w));
     w->pid = pid;
     w->channel = pair[0];
@@ -222,6 +224,7 @@ master_abandon(kars__master_t *m)
     }
     master_close(&m->new_image_fd);
     kars__listeners_drop(&m->keep.listeners, load);
+    kars__known_drop(&m->known, load);
     if (m->keep.load == 0) {
         m->exit_code = 1;
         m->stopping = SIGTERM;
@@ -270,6 +273,7 @@ master_serves(kars__master_t *m)
         }
     }
     kars__listeners_keep(&m->keep.listeners, m->keep.load);
+    kars__known_keep(&m->known, m->keep.load);
     for (size_t i = 0; i < KARS__MASTER_WORKERS; i++) {
         kars__master_worker_t *o = &m->keep.workers[i];
 
@@ -325,7 +329,10 @@ master_channel(kars__master_t *m, kars__master_worker_t *w)
         } else {
             kars__master_answer(m, w, &ask, fd);
         }
+    } else if (rc == KARS_OK) {
+        kars__master_answer_ready(m, w, &ask);
     }
+    w->deaf = rc == KARS_DONE || rc == KARS_ERROR;
     if (fd != -1) {
         (void) close(fd);
     }
@@ -557,8 +564,10 @@ master_loop(kars__master_t *m)
 
         fds[n++] = (struct pollfd){ .fd = m->signals, .events = POLLIN };
         for (size_t i = 0; i < KARS__MASTER_WORKERS; i++) {
-            /* After READY a worker says no more; its end is a SIGCHLD. */
-            if (m->keep.workers[i].state == KARS__WORKER_STARTING) {
+            /* After READY a worker asks for secrets only; its end is a
+             * SIGCHLD. */
+            if (m->keep.workers[i].state != KARS__WORKER_FREE &&
+                !m->keep.workers[i].deaf) {
                 of[n] = &m->keep.workers[i];
                 fds[n++] = (struct pollfd){ .fd = m->keep.workers[i].channel,
                                             .events = POLLIN };
@@ -604,6 +613,7 @@ static void
 master_end(kars__master_t *m)
 {
     kars__listeners_close(&m->keep.listeners, 1);
+    kars__known_keep(&m->known, 0);
     if (m->keep.pid_path[0] != '\0') {
         (void) unlink(m->keep.pid_path);
     }

@@ -120,8 +120,15 @@ kars__master_answer(kars__master_t *m, kars__master_worker_t *w,
     case KARS__ASK_ZONE:
         fd = master_zone(m, w, ask);
         break;
-    case KARS__ASK_LOG:
     case KARS__ASK_SECRET:
+        if (kars__known_add(&m->known, w->load, ask->text) != KARS_OK) {
+            ask->error = ENOMEM;
+            break;
+        }
+        fd = master_open(m, w, ask);
+        ours = 1;
+        break;
+    case KARS__ASK_LOG:
         fd = master_open(m, w, ask);
         ours = 1;
         break;
@@ -150,4 +157,17 @@ kars__master_answer(kars__master_t *m, kars__master_worker_t *w,
     if (ours && fd != -1) {
         (void) close(fd);
     }
+}
+
+void
+kars__master_answer_ready(kars__master_t *m, kars__master_worker_t *w,
+                          kars__ask_t *ask)
+{
+    if (ask->kind == KARS__ASK_SECRET &&
+        kars__known_has(m->known, w->load, ask->text)) {
+        kars__master_answer(m, w, ask, -1);
+        return;
+    }
+    ask->error = EPERM;
+    (void) kars__ask_send(w->channel, ask, -1);
 }

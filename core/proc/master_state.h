@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/shm.h"
+#include "proc/known.h"
 #include "proc/plan.h"
 #include "proc/takeover.h"
 
@@ -35,6 +36,7 @@ typedef struct {
     uint64_t kill_at_ms;
     uint64_t respawn_at_ms; /* 0: no */
     kars_zone_t *zone;
+    kars__known_t *known; /* paths of secrets that loads asked for */
     int exit_code;
 
     char binary[PATH_MAX];
@@ -50,6 +52,11 @@ uint64_t kars__master_now(void);
  * descriptor that came along, borrowed; -1: none. */
 void kars__master_answer(kars__master_t *m, kars__master_worker_t *w,
                          kars__ask_t *ask, int given);
+
+/* The same for a worker that serves: a secret that its load asked for is opened
+ * again, any other question is refused (EPERM). */
+void kars__master_answer_ready(kars__master_t *m, kars__master_worker_t *w,
+                               kars__ask_t *ask);
 
 /* USR2 came. */
 void kars__upgrade_want(kars__master_t *m);

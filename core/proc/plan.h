@@ -21,7 +21,8 @@ enum {
                         * 0 in the place of a worker that died */
     KARS__ASK_ZONE,    /* number: size; reply: fd, number: the worker's id */
     KARS__ASK_LOG,     /* text: path; reply: fd */
-    KARS__ASK_SECRET,  /* text: path; reply: fd */
+    KARS__ASK_SECRET,  /* text: path; reply: fd. Also after READY, for a path
+                        * that its load asked for before */
     KARS__ASK_PID,     /* text: path; written once READY */
     KARS__ASK_CONF,    /* reply: the image of the load's configuration, or
                         * no fd: this is the worker that makes it */

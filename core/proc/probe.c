@@ -66,6 +66,9 @@ probe_is(const kars__conf_node_t *node, const char *name)
     return kars_str_eq(node->argv[0], kars__strz(name));
 }
 
+/* The kinds of TCP listeners that were found. */
+enum { PROBE_PLAIN = 1, PROBE_TLS = 2 };
+
 static void
 probe_loopback(kars__addr_t *a)
 {
@@ -77,14 +80,25 @@ probe_loopback(kars__addr_t *a)
     }
 }
 
-/* DONE: no listener is better. */
+static int
+probe_has(const kars__conf_node_t *n, kars_str_t word)
+{
+    for (size_t i = 2; i < n->argc; i++) {
+        if (kars_str_eq(n->argv[i], word)) {
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* DONE: no listener is better. One that speaks TLS is none for us: which
+ * certificate it should have, the configuration does not say. */
 static int
 probe_listener(const kars__conf_node_t *n, int *found, kars__addr_t *ret,
                kars_err_t *err)
 {
     kars__addr_t a;
-    int is_operator =
-        n->argc > 2 && kars_str_eq(n->argv[2], KARS_STR("class=operator"));
+    int is_operator = probe_has(n, KARS_STR("class=operator"));
 
     if (n->argc < 2) {
         return kars__conf_err(err, n, 0, "expected `listen ADDRESS`");
@@ -92,15 +106,18 @@ probe_listener(const kars__conf_node_t *n, int *found, kars__addr_t *ret,
     if (kars__listen_addr(n->argv[1], &a, err) != KARS_OK) {
         return kars__conf_err_at(err, n, 1);
     }
-    if (a.u.sa.sa_family == AF_UNIX) {
+    if (probe_has(n, KARS_STR("tls"))) {
+        *found |= PROBE_TLS;
+    } else if (a.u.sa.sa_family == AF_UNIX) {
         if (is_operator) {
             *ret = a;
             return KARS_DONE;
         }
-    } else if (!*found && a.u.sa.sa_family != AF_UNSPEC) { /* not fd:NAME */
+    } else if (!(*found & PROBE_PLAIN) &&
+               a.u.sa.sa_family != AF_UNSPEC) { /* not fd:NAME */
         probe_loopback(&a);
         *ret = a;
-        *found = 1;
+        *found |= PROBE_PLAIN;
     }
     return KARS_OK;
 }
@@ -131,6 +148,11 @@ kars__probe_where(const kars__conf_node_t *root, kars__addr_t *ret,
                 return KARS_OK;
             }
         }
+    }
+    if (found == PROBE_TLS) {
+        return kars__err(err, 0,
+                         "every listener speaks TLS: give the probe one of "
+                         "its own, `listen unix:PATH class=operator;`");
     }
     *ret = a;
     return KARS_OK;

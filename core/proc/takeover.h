@@ -30,9 +30,11 @@ typedef struct {
     uint64_t id; /* in the zone */
     uint32_t state;
     uint32_t load;
-    uint32_t slot;    /* 0 to nslots - 1 of its load */
-    uint16_t listens; /* to what the master sends: it was READY */
-    uint16_t relog;   /* USR1 came before that */
+    uint32_t slot;   /* 0 to nslots - 1 of its load */
+    uint8_t listens; /* to what the master sends: it was READY */
+    uint8_t relog;   /* USR1 came before that */
+    uint8_t deaf;    /* nothing more comes from its channel */
+    uint8_t unused;
 } kars__master_worker_t;
 
 /* Plain values; a change of any of them changes KARS__KEEP_VERSION. */

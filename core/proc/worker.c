@@ -8,6 +8,7 @@
 #include "proc/cycle.h"
 #include "proc/harden.h"
 #include "proc/logs.h"
+#include "proc/tls_set.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -136,6 +137,10 @@ worker_channel(kars__io_t *io, uint32_t events)
         }
         return;
     }
+    if (rc == KARS_OK && m.kind == KARS__ASK_SECRET) {
+        kars__tls_set_answer(worker.cycle, &m, fd);
+        return;
+    }
     if (fd != -1) {
         (void) close(fd);
     }
@@ -177,8 +182,10 @@ worker_serve(kars_cycle_t *c, int channel)
     if (kars__ask_send(channel, &ready, -1) != KARS_OK) {
         return KARS__EXIT_CHANNEL;
     }
+    kars__tls_set_start(c);
     kars__loop_run(c->loop);
 
+    kars__tls_set_stop(c);
     kars__timer_stop(c->loop, &worker.drain_timer);
     kars__timer_stop(c->loop, &worker.delay_timer);
     kars__io_want(&worker.channel_io, 0);

@@ -1,5 +1,5 @@
 /*
- * caller.c - which class a user id or a token belongs to.
+ * caller.c - which class a user id, a certificate or a token belongs to.
  */
 #include "caller.h"
 
@@ -38,6 +38,31 @@ caller_class_of_uid(const caller_uid_t *list, uint32_t uid)
     }
 
     return 0;
+}
+
+static int
+caller_same_name(kars_str_t a, kars_str_t b)
+{
+    if (memchr(a.data, ':', a.len) != NULL) { /* a URI: no DNS name has one */
+        return kars_str_eq(a, b);
+    }
+    return a.len == b.len && strncasecmp(a.data, b.data, a.len) == 0;
+}
+
+uint32_t
+caller_class_of_names(const caller_name_t *list, kars_list_t names)
+{
+    uint32_t klass = 0;
+
+    for (; list != NULL; list = list->next) {
+        for (size_t i = 0; i < names.n; i++) {
+            if (caller_same_name(list->name, names.v[i])) {
+                klass = list->klass;
+            }
+        }
+    }
+
+    return klass;
 }
 
 kars_str_t

@@ -1,5 +1,5 @@
 /*
- * caller.h - which class a user id or a token belongs to.
+ * caller.h - which class a user id, a certificate or a token belongs to.
  *
  * The lists are filled at load and only read afterwards. Pure.
  */
@@ -20,12 +20,22 @@ typedef struct caller_token_s {
     uint32_t klass;
 } caller_token_t;
 
+typedef struct caller_name_s {
+    struct caller_name_s *next;
+    kars_str_t name; /* an alternative name: DNS, or a URI */
+    uint32_t klass;
+} caller_name_t;
+
 /* A user id as decimal digits; ERROR for anything else. The largest number is
  * "no user" to the kernel, and none here. */
 int caller_parse_uid(kars_str_t text, uint32_t *ret);
 
 /* The class of a user, or 0. */
 uint32_t caller_class_of_uid(const caller_uid_t *list, uint32_t uid);
+
+/* The class of a certificate with these alternative names, by the last row of
+ * the list that has one of them; or 0. DNS names have no case. */
+uint32_t caller_class_of_names(const caller_name_t *list, kars_list_t names);
 
 /* The token in "Bearer <token>"; empty when it is not of that form. */
 kars_str_t caller_bearer(kars_str_t authorization);

@@ -24,6 +24,7 @@ enum { IDENTITY_METHODS = 6 };
 typedef struct {
     caller_uid_t *uids;
     caller_token_t *tokens;
+    caller_name_t *names; /* last line first */
     kars_list_t access;
     /* What check() made of `access` or of the table: classes by method bit. */
     uint32_t classes[IDENTITY_METHODS];
@@ -149,6 +150,42 @@ identity_set_token(const kars_setting_t *s, void *conf, kars_err_t *err)
     return KARS_OK;
 }
 
+/* caller_certificate CLASS NAME…; */
+static int
+identity_set_certificate(const kars_setting_t *s, void *conf, kars_err_t *err)
+{
+    identity_conf_t *ic = conf;
+    uint32_t klass;
+
+    if (identity_set_class(s, &klass, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (klass == ACCESS_AGENT) {
+        return kars_err(err, 0,
+                        "caller_certificate: an agent is known by its user id "
+                        "or listener, not by a certificate");
+    }
+    if (s->argc < 3) {
+        return kars_err(err, 0,
+                        "caller_certificate: name at least one alternative "
+                        "name, such as gateway.example or spiffe://example/gw");
+    }
+
+    for (size_t i = 2; i < s->argc; i++) {
+        caller_name_t *n = kars_pnew(s->pool, caller_name_t);
+
+        if (n == NULL) {
+            return kars_err(err, ENOMEM, "caller_certificate");
+        }
+        n->name = s->argv[i];
+        n->klass = klass;
+        n->next = ic->names;
+        ic->names = n;
+    }
+
+    return KARS_OK;
+}
+
 /* clang-format off */
 static const kars_directive_t identity_directives[] = {
     { .name = "caller_uid", .at = KARS_AT_MAIN, .type = KARS_T_CUSTOM,
@@ -159,6 +196,14 @@ static const kars_directive_t identity_directives[] = {
       .flags = KARS_D_REPEAT | KARS_D_PASSIVE,
       .offset = offsetof(identity_conf_t, tokens), .set = identity_set_token,
       .doc = "CLASS SECRET: callers that no user id decides, by bearer token" },
+    { .name = "caller_certificate", .at = KARS_AT_MAIN,
+      .type = KARS_T_CUSTOM, .flags = KARS_D_REPEAT | KARS_D_PASSIVE,
+      .offset = offsetof(identity_conf_t, names),
+      .set = identity_set_certificate,
+      .doc = "CLASS NAME…: callers that no user id decides, by a DNS or URI "
+             "alternative name of their verified certificate; the first line "
+             "that fits. Without any such line every verified certificate is "
+             "class peer" },
     { .name = "access", .at = KARS_AT_ROUTE, .type = KARS_T_LIST,
       .flags = KARS_D_PASSIVE, .offset = offsetof(identity_conf_t, access),
       .doc = "classes that may call the route: agent operator controller peer "
@@ -347,16 +392,25 @@ identity_by_uid(kars_req_t *r, uint32_t uid, uint32_t klass,
                                            : identity_text(r, "uid:%u", uid);
 }
 
-static void
-identity_by_certificate(kars_req_t *r, const kars_peer_t *peer,
-                        identity_caller_t *ret)
+/* OK: it is one of ours; DECLINED: it says nothing about the class. */
+static int
+identity_by_certificate(kars_req_t *r, const identity_conf_t *ic,
+                        const kars_peer_t *peer, identity_caller_t *ret)
 {
     kars_str_t name = peer->tls_peer_names.n > 0 ? peer->tls_peer_names.v[0]
                                                  : peer->tls_peer_subject;
+    uint32_t klass =
+        ic->names != NULL
+            ? caller_class_of_names(ic->names, peer->tls_peer_names)
+            : ACCESS_PEER;
 
-    ret->klass = ACCESS_PEER;
+    if (name.len == 0 || klass == 0) {
+        return KARS_DECLINED;
+    }
+    ret->klass = klass;
     ret->how = KARS_STR("by certificate");
     ret->principal = identity_text(r, "cert:%.*s", KARS_STR_ARG(name));
+    return KARS_OK;
 }
 
 /* Compares with every token, so that the time does not tell which fits. */
@@ -417,9 +471,7 @@ identity_caller(kars_req_t *r, const identity_conf_t *ic,
         identity_by_uid(r, uid, klass, ret);
     } else if (result == SOCKDIAG_UNKNOWN) {
         ret->untold = 1; /* it may be the agent: no token lifts it */
-    } else if (peer.tls_peer_subject.len > 0 || peer.tls_peer_names.n > 0) {
-        identity_by_certificate(r, &peer, ret);
-    } else {
+    } else if (identity_by_certificate(r, ic, &peer, ret) != KARS_OK) {
         identity_by_token(r, ic, ret);
     }
 }

@@ -19,6 +19,7 @@ import gzip
 import json
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -53,6 +54,8 @@ FAULTS = {
     "close_after",       # says keep-alive, closes right after the answer
     "no_usage",          # an answer without its usage
     "not_json",
+    "until_close",       # a body that only the connection's end delimits
+    "cut_until_close",   # the same, and over TLS no close_notify after it
 }
 
 
@@ -90,6 +93,7 @@ class Connection:
 
     reads: list[tuple[float, bytes]] = field(default_factory=list)
     closed: bool = False
+    tls: ssl.SSLObject | None = None
 
     @property
     def raw(self) -> bytes:
@@ -97,8 +101,12 @@ class Connection:
 
 
 class Backend:
-    def __init__(self, key: str = "backend-key-1") -> None:
+    def __init__(self, key: str = "backend-key-1",
+                 tls: ssl.SSLContext | None = None,
+                 host: str = "127.0.0.1") -> None:
         self.key: str | None = key
+        self.tls = tls
+        self.host = host             # as the router is told to call us
         self.fault: str | None = None
         self.faults_left: int | None = None  # None: every request
         self.length = 8              # tokens that a choice would like to have
@@ -132,7 +140,7 @@ class Backend:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def generated(self) -> int:
@@ -168,7 +176,7 @@ class Backend:
         self._loop = asyncio.get_running_loop()
         self._gate = asyncio.Event()
         self._server = await asyncio.start_server(
-            self._client, "127.0.0.1", 0, backlog=512)
+            self._client, "127.0.0.1", 0, backlog=512, ssl=self.tls)
         self.port: int = self._server.sockets[0].getsockname()[1]
         self._started.set()
         try:
@@ -178,7 +186,7 @@ class Backend:
 
     async def _client(self, reader: asyncio.StreamReader,
                       writer: asyncio.StreamWriter) -> None:
-        me = Connection()
+        me = Connection(tls=writer.get_extra_info("ssl_object"))
         index = len(self.connections)
         self.connections.append(me)
         self._note()
@@ -275,6 +283,8 @@ class Backend:
         if fault and fault.startswith("status_"):
             return await self._send(r, w, int(fault[7:]), {"error": {
                 "message": "as asked", "type": "stand_in", "code": fault}})
+        if fault in ("until_close", "cut_until_close"):
+            return await self._until_close(w, fault)
         if r.method == "GET" and r.path.endswith("/models"):
             return await self._send(r, w, 200, {"object": "list", "data": [
                 {"id": "stand-in", "object": "model", "owned_by": "t"}]})
@@ -283,6 +293,16 @@ class Backend:
         return await self._send(r, w, 404, {"error": {
             "message": f"no {r.path} here", "type": "not_found",
             "code": "not_found"}})
+
+    async def _until_close(self, w: asyncio.StreamWriter,
+                           fault: str) -> bool:
+        w.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\n")
+        w.write(b"as far as it goes")
+        await w.drain()
+        await asyncio.sleep(0.05)
+        if fault == "cut_until_close":
+            w.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+        raise HangUp
 
     async def _chat(self, r: Request, w: asyncio.StreamWriter,
                     fault: str | None) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,9 @@ class Wire:
     """One connection. `address` is (host, port), or the path of a socket."""
 
     def __init__(self, address: tuple[str, int] | str,
-                 timeout: float = 20) -> None:
+                 timeout: float = 20, tls: ssl.SSLContext | None = None,
+                 name: str | None = None,
+                 session: ssl.SSLSession | None = None) -> None:
         if isinstance(address, str):
             self.sock = socket.socket(socket.AF_UNIX)
         else:
@@ -56,6 +59,10 @@ class Wire:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.settimeout(timeout)
         self.sock.connect(address)
+        if tls is not None:  # an end without close_notify is an error
+            self.sock = tls.wrap_socket(
+                self.sock, server_hostname=name, session=session,
+                suppress_ragged_eofs=False)
         self._buf = b""
 
     def __enter__(self) -> Wire:

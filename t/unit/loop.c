@@ -135,12 +135,28 @@ mem_shut(kars__sock_t *s)
     ((t_end_t *) s->mem)->shut = 1;
 }
 
+static int
+mem_connected(kars__sock_t *s)
+{
+    return ((t_end_t *) s->mem)->connect_error;
+}
+
+static int
+mem_idle_ok(kars__sock_t *s)
+{
+    const t_end_t *e = s->mem;
+
+    return e->in.len == e->in_at && !e->eof && e->error == 0;
+}
+
 static const kars__sock_ops_t mem_ops = {
     .recv = mem_recv,
     .sendv = mem_sendv,
     .want = mem_want,
     .close = mem_close,
     .shut = mem_shut,
+    .connected = mem_connected,
+    .idle_ok = mem_idle_ok,
 };
 
 /* What a poll would say, of what is wanted. */
@@ -235,20 +251,6 @@ kars__sock_open(kars__sock_t *s, kars__loop_t *loop, int fd,
     s->mem = e;
     s->fd = fd;
     e->sock = s;
-}
-
-int
-kars__sock_connected(kars__sock_t *s)
-{
-    return ((t_end_t *) s->mem)->connect_error;
-}
-
-int
-kars__sock_idle_ok(const kars__sock_t *s)
-{
-    const t_end_t *e = s->mem;
-
-    return e->in.len == e->in_at && !e->eof && e->error == 0;
 }
 
 /* The loop. */

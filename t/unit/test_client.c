@@ -453,6 +453,65 @@ test_client_never_sends_what_is_not_for_upstreams(void)
     t_loop_destroy(t);
 }
 
+/* Goes on to the route's upstream, in the scope that a header names. */
+static int
+client_scoped(kars_req_t *r, const void *conf, void *ctx)
+{
+    kars_pass_t pass = {
+        .size = sizeof(pass),
+        .pool_scope = kars__api.header(r, KARS_REQUEST, KARS_STR("x-scope")),
+    };
+
+    return kars__api.pass(r, &pass);
+}
+
+static const kars_hook_t client_scoped_hooks[] = {
+    { .phase = KARS_PHASE_CONTENT, .run = client_scoped },
+    { 0 },
+};
+
+static const kars_module_t client_scoped_module = {
+    T_MODULE_HEAD,
+    .name = "scoped",
+    .flags = KARS_ALWAYS,
+    .hooks = client_scoped_hooks,
+};
+
+static void
+test_client_keeps_scopes_apart(void)
+{
+    static const struct {
+        const char *scope;
+        int connections;
+    } steps[] = { { "a", 1 }, { "a", 1 }, { "b", 2 }, { "", 3 },
+                  { "a", 3 }, { "b", 3 }, { "", 3 } };
+    t_loop_t *t = t_loop("upstream up { server 10.0.0.1:80; }"
+                         "server { listen 127.0.0.1:1;"
+                         "route * / { pass up; } }",
+                         &t_open, &client_scoped_module);
+    char raw[100];
+    int served[4] = { 0 };
+
+    for (size_t i = 0; i < KARS_NELTS(steps); i++) {
+        int up = strcmp(steps[i].scope, "a") == 0   ? 0
+                 : strcmp(steps[i].scope, "b") == 0 ? 1
+                                                    : 2;
+
+        T_CASE(steps[i].scope);
+        (void) snprintf(raw, sizeof(raw),
+                        "GET / HTTP/1.1\r\nhost: x\r\nx-scope: %s\r\n\r\n",
+                        steps[i].scope);
+        t_request(t, raw);
+        CU_ASSERT_EQUAL_FATAL(t_upstreams(t), steps[i].connections);
+        t_append(&t_upstream(t, up)->in, OK, sizeof(OK) - 1);
+        t_run(t);
+        served[up]++;
+        CU_ASSERT_EQUAL(t_answers(t), (int) i + 1);
+    }
+    CU_ASSERT_EQUAL(served[0], 3);
+    t_loop_destroy(t);
+}
+
 void
 suite_client(void)
 {
@@ -464,6 +523,7 @@ suite_client(void)
     T_TEST(client, test_client_leaves_a_stale_connection);
     T_TEST(client, test_client_closes_idle_connections);
     T_TEST(client, test_client_keeps_no_more_than_keepalive);
+    T_TEST(client, test_client_keeps_scopes_apart);
     T_TEST(client, test_client_tries_the_next_server);
     T_TEST(client, test_client_tries_the_next_address);
     T_TEST(client, test_client_times_out_connecting);

@@ -54,6 +54,26 @@ test_identity_finds_the_class_of_a_user(void)
 }
 
 static void
+test_identity_finds_the_class_of_a_certificate(void)
+{
+    caller_name_t last = { NULL, KARS_STR("gw.example"), ACCESS_PEER };
+    caller_name_t uri = { &last, KARS_STR("spiffe://x/Gw"), ACCESS_PEER };
+    caller_name_t list = { &uri, KARS_STR("GW.example"), ACCESS_OPERATOR };
+    kars_str_t names[] = { KARS_STR("other.example"), KARS_STR("Gw.Example") };
+    kars_str_t low[] = { KARS_STR("spiffe://x/gw") };
+    kars_str_t same[] = { KARS_STR("spiffe://x/Gw") };
+
+#define CLASS(v, n) caller_class_of_names(&list, (kars_list_t){ v, n })
+    CU_ASSERT_EQUAL(CLASS(names, 2), ACCESS_PEER); /* the line written first */
+    CU_ASSERT_EQUAL(CLASS(names, 1), 0);
+    CU_ASSERT_EQUAL(CLASS(same, 1), ACCESS_PEER);
+    CU_ASSERT_EQUAL(CLASS(low, 1), 0); /* paths of URIs have case */
+    CU_ASSERT_EQUAL(CLASS(NULL, 0), 0);
+#undef CLASS
+    CU_ASSERT_EQUAL(caller_class_of_names(NULL, (kars_list_t){ names, 2 }), 0);
+}
+
+static void
 test_identity_takes_the_token_from_the_header(void)
 {
     for (size_t i = 0; i < KARS_NELTS(bearers); i++) {
@@ -80,6 +100,7 @@ suite_identity_caller(void)
     T_SUITE(identity_caller);
     T_TEST(identity_caller, test_identity_reads_user_ids);
     T_TEST(identity_caller, test_identity_finds_the_class_of_a_user);
+    T_TEST(identity_caller, test_identity_finds_the_class_of_a_certificate);
     T_TEST(identity_caller, test_identity_takes_the_token_from_the_header);
     T_TEST(identity_caller, test_identity_accepts_only_the_same_token);
 }

@@ -22,6 +22,13 @@ static const struct { const char *conf; const char *where; } wheres[] = {
     { "upstream u { listen 127.0.0.1:9; } listen 127.0.0.1:8;",
       "127.0.0.1:8443" },
     { "server { listen fd:api; listen 127.0.0.1:9; }", "127.0.0.1:9" },
+    { "server { listen 127.0.0.1:9 tls; listen 127.0.0.1:8; }",
+      "127.0.0.1:8" },
+    { "server { listen unix:/a class=operator tls; listen unix:/b tls"
+      " class=operator; listen unix:/c class=operator; }", "unix:/c" },
+    { "server { listen 127.0.0.1:9 class=agent tls; listen unix:/a tls"
+      " class=operator; }", "every listener speaks TLS: give the probe one of "
+      "its own, `listen unix:PATH class=operator;`" },
     { "server { listen; }", "probe.conf:1:10: expected `listen ADDRESS`" },
     { "server { listen elsewhere; }", "probe.conf:1:17: expected an address "
       "such as 127.0.0.1:8443, *:8443, unix:/run/kars/admin.sock or "
