@@ -40,6 +40,10 @@ typedef struct {
     uint64_t idle_timeout_ms;
     uint64_t send_timeout_ms;
     uint64_t half_timeout_ms;
+    int32_t http2;
+    uint64_t http2_streams;
+    uint64_t http2_window;
+    uint64_t http2_limit[6]; /* by KARS__HTTP2_RESETS and on */
     kars_upstream_t *pass;
     uint64_t respond_status;
     kars_str_t respond_text;
