@@ -2,6 +2,7 @@
  * frames that come, and how many of each kind may. */
 #include "http/http2_session.h"
 
+#define HTTP2_FRAME_HEAD    9u
 #define HTTP2_SPAN_MS       10000u
 #define HTTP2_CONTINUATIONS 8u              /* of one header block */
 #define HTTP2_WINDOW        (1024u * 1024u) /* of the connection */
@@ -69,6 +70,40 @@ kars__http2_count(kars__http2_t *h, uint32_t what)
     return KARS_ERROR;
 }
 
+/* Finds the frames of what comes: of those that it ignores (unknown ones, DATA
+ * of streams that are over) nghttp2 tells nothing. */
+static void
+http2_walk(kars__http2_t *h, const char *p, size_t n)
+{
+    while (n > 0) {
+        size_t some = n < h->walk_left ? n : h->walk_left;
+
+        h->walk_left -= (uint32_t) some;
+        p += some;
+        n -= some;
+        if (h->walk_left != 0 || n == 0) {
+            return;
+        }
+        h->walk_head[h->walk_nhead++] = (uint8_t) *p;
+        p++;
+        n--;
+        if (h->walk_nhead == HTTP2_FRAME_HEAD) {
+            const uint8_t *b = h->walk_head;
+
+            h->walk_nhead = 0;
+            h->walk_left = (uint32_t) b[0] << 16 | (uint32_t) b[1] << 8 | b[2];
+            h->ignored += b[3] != NGHTTP2_CONTINUATION;
+        }
+    }
+}
+
+/* HEADERS of a stream that is over cost the reading of them. */
+static int
+http2_is_open(const kars__http2_t *h, int32_t id)
+{
+    return nghttp2_session_get_stream_user_data(h->session, id) != NULL;
+}
+
 static int
 http2_on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd,
                      void *data)
@@ -76,11 +111,17 @@ http2_on_begin_frame(nghttp2_session *session, const nghttp2_frame_hd *hd,
     kars__http2_t *h = data;
     int rc = KARS_OK;
 
+    h->ignored -= hd->type != NGHTTP2_CONTINUATION;
     switch (hd->type) {
-    case NGHTTP2_DATA: /* when its padding is known */
+    case NGHTTP2_DATA: /* empty ones when their padding is known */
         break;
     case NGHTTP2_HEADERS:
         h->continuations = 0;
+        if (hd->stream_id > h->last_id) {
+            h->last_id = hd->stream_id;
+        } else if (!http2_is_open(h, hd->stream_id)) {
+            rc = kars__http2_count(h, KARS__HTTP2_OTHER);
+        }
         break;
     case NGHTTP2_CONTINUATION:
         if (++h->continuations > HTTP2_CONTINUATIONS) {
@@ -358,6 +399,7 @@ kars__http2_session(kars__http2_t *h)
         nghttp2_session_del(h->session);
         return KARS_ERROR;
     }
+    h->walk_left = KARS__HTTP2_PREFACE;
     h->since_ms = kars__loop_now(h->c->cycle->loop);
     return KARS_OK;
 }
@@ -366,9 +408,14 @@ int
 kars__http2_feed(kars__http2_t *h, kars__block_t *b, const char *p, size_t n)
 {
     h->rd = b;
+    http2_walk(h, p, n);
     ssize_t rc = nghttp2_session_mem_recv(h->session, (const uint8_t *) p, n);
     h->rd = NULL;
 
+    while (rc >= 0 && h->limit == NULL && h->ignored > 0) {
+        h->ignored--;
+        (void) kars__http2_count(h, KARS__HTTP2_OTHER);
+    }
     if (rc < 0 && h->limit == NULL) {
         if (rc == NGHTTP2_ERR_FLOODED) {
             h->limit = "acknowledgements that wait to be sent";

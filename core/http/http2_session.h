@@ -123,8 +123,13 @@ struct kars__http2_s {
     uint32_t counts[KARS__HTTP2_COUNTS];
     uint32_t data_frames;   /* sent in that time */
     uint32_t continuations; /* of the present header block */
-    const char *limit;      /* which one was passed: the connection must end */
-    char why[120];          /* what nghttp2 last found wrong */
+    int32_t last_id;        /* of the client's streams */
+    int32_t ignored;        /* frames that nghttp2 does not tell of */
+    uint32_t walk_left;     /* bytes to the next frame */
+    uint8_t walk_head[9];
+    uint8_t walk_nhead;
+    const char *limit; /* which one was passed: the connection must end */
+    char why[120];     /* what nghttp2 last found wrong */
 
     uint8_t wait; /* what the connection's timer is for */
     uint8_t moved;
