@@ -22,8 +22,7 @@ Fields = list[tuple[str | bytes, str | bytes]]
 @dataclass
 class Stream:
     heads: list[dict[str, str]] = field(default_factory=list)
-    body: bytes = b""
-    frames: int = 0
+    body: bytearray = field(default_factory=bytearray)
     ended: bool = False
     reset: int | None = None    # the error code
 
@@ -167,7 +166,6 @@ class Client:
             assert f.type == 9 and f.stream_id == self._block[0]
         if isinstance(f, DataFrame):
             s.body += f.data
-            s.frames += 1
             s.ended |= "END_STREAM" in f.flags
             if self.reads and f.flow_controlled_length:
                 self._open_windows(f.stream_id, f.flow_controlled_length,
