@@ -35,8 +35,10 @@ struct kars_conn_s {
     kars__timer_t timer; /* one; what it means follows from the state */
     kars__work_t flush;  /* output, or what to do after it */
 
-    kars__http1_t h1;         /* every connection begins so */
-    struct kars__http2_s *h2; /* and some go on so */
+    union {
+        kars__http1_t h1;         /* every connection begins so */
+        struct kars__http2_s *h2; /* and some go on so */
+    };
 
     uint32_t family;
     uint32_t uid;

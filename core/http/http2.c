@@ -22,7 +22,6 @@ static void
 http2_linger(kars__http2_t *h)
 {
     h->lingers = 1;
-    h->c->h1.drained = 0;
     h->c->sock.ops->shut(&h->c->sock);
     kars__conn_timer(h->c, KARS__HTTP2_LINGER_MS);
 }
@@ -130,8 +129,8 @@ http2_recv(kars_conn_t *c, kars__block_t *b)
         return KARS_DONE;
     }
     if (n > 0 && h->lingers) {
-        c->h1.drained += (uint64_t) n;
-        n = c->h1.drained > HTTP2_LINGER_BYTES ? 0 : n;
+        h->drained += (uint64_t) n;
+        n = h->drained > HTTP2_LINGER_BYTES ? 0 : n;
     }
     if (n <= 0) {
         kars__conn_close(c);
@@ -253,7 +252,7 @@ const kars__conn_ops_t kars__http2_ops = {
 void
 kars__http2_begin(kars_conn_t *c)
 {
-    kars__block_t *b = c->h1.rd;
+    kars__http1_t was = c->h1;
     kars__http2_t *h = kars__alloc(sizeof(*h));
 
     if (h == NULL) {
@@ -268,12 +267,11 @@ kars__http2_begin(kars_conn_t *c)
     }
     c->h2 = h;
     c->ops = &kars__http2_ops;
-    c->h1.rd = NULL;
-    if (kars__http2_feed(h, b, b->data + c->h1.rd_at,
-                         c->h1.rd_end - c->h1.rd_at) != KARS_OK) {
+    if (kars__http2_feed(h, was.rd, was.rd->data + was.rd_at,
+                         was.rd_end - was.rd_at) != KARS_OK) {
         http2_fail(h);
     }
-    kars__block_unref(b);
+    kars__block_unref(was.rd);
     if (c->cycle->draining) {
         http2_drain(c, 0);
     }

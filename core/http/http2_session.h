@@ -131,7 +131,8 @@ struct kars__http2_s {
     const char *limit; /* which one was passed: the connection must end */
     char why[120];     /* what nghttp2 last found wrong */
 
-    uint8_t wait; /* what the connection's timer is for */
+    uint64_t drained; /* bytes that came after its end */
+    uint8_t wait;     /* what the connection's timer is for */
     uint8_t moved;
     uint8_t failed;  /* by our judgement: nghttp2 is not asked any more */
     uint8_t refused; /* by nghttp2's, which says so itself */
