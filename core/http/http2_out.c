@@ -354,11 +354,13 @@ http2_make(kars__http2_t *h)
         const uint8_t *p;
         ssize_t n = nghttp2_session_mem_send(h->session, &p);
 
+        if (n < 0 || h->limit != NULL) {
+            return KARS_ERROR;
+        }
         if (n == 0) {
             return KARS_OK; /* no more, or no more now */
         }
-        if (n < 0 || h->limit != NULL ||
-            http2_put(h, (const char *) p, (size_t) n) != KARS_OK) {
+        if (http2_put(h, (const char *) p, (size_t) n) != KARS_OK) {
             return KARS_ERROR;
         }
     }

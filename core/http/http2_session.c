@@ -354,10 +354,13 @@ static int
 http2_settings(kars__http2_t *h)
 {
     const kars__core_conf_t *core = h->c->listener->server->core;
+    uint64_t window = core->http2_window < NGHTTP2_MAX_WINDOW_SIZE
+                          ? core->http2_window
+                          : NGHTTP2_MAX_WINDOW_SIZE;
     nghttp2_settings_entry say[] = {
         { NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS,
           (uint32_t) core->http2_streams },
-        { NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, (uint32_t) core->http2_window },
+        { NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, (uint32_t) window },
         { NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,
           (uint32_t) core->header_limit },
         { NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1 },
