@@ -4,6 +4,7 @@
 #include "http/request.h"
 
 #include <stdio.h>
+#include <time.h>
 
 typedef struct {
     const char *code;
@@ -415,4 +416,22 @@ kars__req_fail_late(kars_req_t *r, int status, const char *type,
     answer_fact(r, "deny_code", d.code);
     answer_fact(r, "deny_reason", d.reason);
     kars__req_end_late(r, &d);
+}
+
+/* One text a second. */
+kars_str_t
+kars__answer_date(kars_cycle_t *cycle)
+{
+    static char text[32];
+    static size_t len;
+    static time_t of;
+    time_t now = (time_t) (kars__loop_wall(cycle->loop) / 1000);
+    struct tm tm;
+
+    if (now != of || len == 0) {
+        (void) gmtime_r(&now, &tm);
+        len = strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S GMT", &tm);
+        of = now;
+    }
+    return (kars_str_t){ text, len };
 }

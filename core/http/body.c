@@ -149,6 +149,19 @@ body_memory_free(kars_cycle_t *c)
     }
 }
 
+void
+kars__body_memory_take(kars_cycle_t *cycle, size_t n)
+{
+    cycle->body_held += n;
+}
+
+void
+kars__body_memory_give(kars_cycle_t *cycle, size_t n)
+{
+    cycle->body_held -= n;
+    body_memory_free(cycle);
+}
+
 /* Small pieces of a body go together into blocks of their own: a view costs
  * more than such a piece, and a sender may make many. */
 static int

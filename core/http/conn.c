@@ -193,7 +193,9 @@ conn_accept(kars__io_t *io, uint32_t events)
         }
         kars__sock_open(&c->sock, l->cycle->loop, fd, conn_ready);
         if (l->tls && kars__tls_accept(l->server->tls, &c->sock, l->address,
-                                       l->alpn) != KARS_OK) {
+                                       l->server->core->http2
+                                           ? KARS__TLS_ALPN_HTTP2
+                                           : KARS__TLS_ALPN_HTTP1) != KARS_OK) {
             kars__conn_close(c);
             continue;
         }

@@ -36,7 +36,10 @@ struct kars_conn_s {
     kars__work_t flush;  /* output, or what to do after it */
 
     kars__connect_t *connect; /* NULL: nobody asks about it */
-    kars__http1_t h1;         /* every connection begins so */
+    union {
+        kars__http1_t h1;         /* every connection begins so */
+        struct kars__http2_s *h2; /* and some go on so */
+    };
 
     uint32_t family;
     uint32_t uid;

@@ -372,6 +372,66 @@ head_request_fields(kars__head_t *h, kars_err_t *err)
     return head_absolute(h, err);
 }
 
+/* Lower-case names of no connection, and values that end where they end. */
+static int
+head_field_check(kars__head_t *h, const kars_header_t *f, kars_err_t *err)
+{
+    static const kars_str_t connection[] = {
+        KARS_STR("connection"),        KARS_STR("keep-alive"),
+        KARS_STR("proxy-connection"),  KARS_STR("upgrade"),
+        KARS_STR("transfer-encoding"),
+    };
+
+    if (!kars__head_name_ok(f->name)) {
+        return head_fail(h, 400, err, "a header name that is not a token");
+    }
+    for (size_t i = 0; i < f->name.len; i++) {
+        if (f->name.data[i] >= 'A' && f->name.data[i] <= 'Z') {
+            return head_fail(h, 400, err, "a header name in capitals");
+        }
+    }
+    if (!kars__head_value_ok(f->value) ||
+        kars__str_trim(f->value).len != f->value.len) {
+        return head_fail(h, 400, err,
+                         "a byte in a header value that is not "
+                         "allowed");
+    }
+    for (size_t i = 0; i < KARS_NELTS(connection); i++) {
+        if (kars_str_eq(f->name, connection[i])) {
+            return head_fail(h, 400, err, "a header of the connection");
+        }
+    }
+    if (kars_str_eq(f->name, KARS_STR("te")) &&
+        !kars__str_ieq(f->value, KARS_STR("trailers"))) {
+        return head_fail(h, 400, err, "a TE other than trailers");
+    }
+    return KARS_OK;
+}
+
+int
+kars__head_fields(kars__head_t *h, kars_err_t *err)
+{
+    h->minor = 1;
+    if (!kars__head_name_ok(h->method) || h->method.len > 32) {
+        return head_fail(h, 400, err, "a method that is not a token");
+    }
+    for (size_t i = 0; i < h->nheaders; i++) {
+        if (head_field_check(h, &h->headers[i], err) != KARS_OK) {
+            return KARS_ERROR;
+        }
+    }
+    if (head_framing(h, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+    if (!kars_str_eq(h->method, KARS_STR("CONNECT")) &&
+        (h->target.len == 0 || !head_is(h->target, CH_TARGET) ||
+         (h->target.data[0] != '/' &&
+          !kars_str_eq(h->target, KARS_STR("*"))))) {
+        return head_fail(h, 400, err, "a :path that is not a path");
+    }
+    return head_request_fields(h, err);
+}
+
 int
 kars__head_request(const char *p, size_t n, kars_header_t *headers,
                    kars__head_t *ret, kars_err_t *err)

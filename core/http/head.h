@@ -38,6 +38,13 @@ size_t kars__head_end(const char *p, size_t n, size_t from);
  */
 int kars__head_request(const char *p, size_t n, kars_header_t *headers,
                        kars__head_t *ret, kars_err_t *err);
+/*
+ * The same for a request that came as fields (HTTP/2): method, target, host (of
+ * :authority, or empty), headers and nheaders are set, the rest is found out.
+ * What could not be written into an HTTP/1 request as it is, is refused: then
+ * there is nothing to smuggle (RFC 9113 8.2, 8.3, 10.3).
+ */
+int kars__head_fields(kars__head_t *h, kars_err_t *err);
 int kars__head_response(const char *p, size_t n, kars_header_t *headers,
                         kars__head_t *ret, kars_err_t *err);
 

@@ -1,6 +1,6 @@
 /* http1.c - HTTP/1.1 connections: read, time out, requests one after another.
  */
-#include "http/conn.h"
+#include "http/http2.h"
 
 #include <errno.h>
 
@@ -126,6 +126,18 @@ http1_linger(kars_conn_t *c, ssize_t n)
     return KARS_DONE;
 }
 
+int
+kars__http1_may_be_http2(const kars_conn_t *c)
+{
+    const kars__http1_t *h = &c->h1;
+
+    return !h->begun && c->listener->server->core->http2 &&
+           h->rd_end != h->rd_at &&
+           (!c->listener->tls ||
+            kars_str_eq(kars__sock_alpn(&c->sock), KARS_STR("h2"))) &&
+           kars__http2_is_preface(h->rd->data + h->rd_at, h->rd_end - h->rd_at);
+}
+
 /* OK: try to read more; DONE: enough; ERROR: the connection is gone. */
 static int
 http1_recv(kars_conn_t *c)
@@ -184,6 +196,11 @@ http1_ready(kars_conn_t *c, uint32_t events)
         int rc = http1_recv(c);
 
         if (rc == KARS_ERROR) {
+            return;
+        }
+        if (c->h1.rd_end - c->h1.rd_at >= KARS__HTTP2_PREFACE &&
+            kars__http1_may_be_http2(c)) {
+            kars__http2_begin(c);
             return;
         }
         if (c->h1.state != KARS__HTTP1_LINGER) {

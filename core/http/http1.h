@@ -33,7 +33,8 @@ typedef struct {
     uint8_t ended;  /* the answer's last byte is queued */
     uint8_t broken; /* close at the next flush */
     uint8_t in_input;
-    uint8_t eof; /* the client sends no more, but may still read */
+    uint8_t begun; /* a request has begun: it stays HTTP/1 */
+    uint8_t eof;   /* the client sends no more, but may still read */
 
     kars_buf_t *out;
     kars_buf_t *out_last;
@@ -52,6 +53,8 @@ extern const kars__proto_t kars__http1_proto;
 void kars__http1_input(kars_conn_t *c); /* what was read: heads and bodies */
 void kars__http1_refuse_tls(kars_conn_t *c); /* its handshake failed */
 void kars__http1_flushed(kars_conn_t *c);
+/* Nothing but the beginning of HTTP/2's preface was read yet. */
+int kars__http1_may_be_http2(const kars_conn_t *c);
 void kars__http1_want(kars_conn_t *c);
 
 #endif

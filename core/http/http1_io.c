@@ -1,9 +1,9 @@
 /* http1_io.c - HTTP/1.1: heads and bodies in, answers out. */
+#include "http/answer.h"
 #include "http/conn.h"
 
 #include <errno.h>
 #include <stdio.h>
-#include <time.h>
 
 #define HTTP1_LINGER_MS 2000 /* for what a refused client still sends */
 #define HTTP1_ROOM      (64u * 1024u)
@@ -35,9 +35,8 @@ static void
 http1_bad_head(kars_conn_t *c, kars__head_t *head, const kars_err_t *err)
 {
     uint32_t status = head->status;
-    kars__head_t known = { .method = KARS_STR("-"), .content_length = -1 };
     kars_req_t *r =
-        kars__req_create(c->cycle, c->listener->server, &known, c->h1.rd);
+        kars__req_create_bad(c->cycle, c->listener->server, c->h1.rd);
 
     c->h1.body_whole = 1;
     c->h1.keep = 0;
@@ -48,7 +47,6 @@ http1_bad_head(kars_conn_t *c, kars__head_t *head, const kars_err_t *err)
     }
     r->conn = c;
     r->proto = &kars__http1_proto;
-    r->path = KARS_STR("-");
     c->h1.r = r;
     (void) kars__req_refuse(r, (int) status, "invalid_request_error",
                             status == 431 ? "headers_too_large" : "bad_request",
@@ -121,6 +119,7 @@ http1_head(kars_conn_t *c)
            memcmp(c->h1.rd->data + c->h1.rd_at, "\r\n", 2) == 0) {
         c->h1.rd_at += 2;
         c->h1.scanned = 0;
+        c->h1.begun = 1;
     }
 
     const char *p = c->h1.rd->data + c->h1.rd_at;
@@ -129,6 +128,20 @@ http1_head(kars_conn_t *c)
     if (have == 0) {
         return KARS_AGAIN;
     }
+
+    if (kars__http1_may_be_http2(c)) {
+        return KARS_AGAIN; /* its preface comes piecemeal */
+    }
+    if (!c->h1.begun &&
+        kars_str_eq(kars__sock_alpn(&c->sock), KARS_STR("h2"))) {
+        kars__head_t head = { .status = 400 };
+        kars_err_t err = KARS_ERR_INIT;
+
+        (void) kars__err(&err, 0, "h2 was agreed on, and not spoken");
+        http1_bad_head(c, &head, &err);
+        return KARS_OK;
+    }
+    c->h1.begun = 1;
 
     size_t n = kars__head_end(p, have, c->h1.scanned);
 
@@ -332,24 +345,6 @@ http1_reason(uint32_t status)
     return "Status";
 }
 
-/* RFC 9110 6.6.1; one text a second. */
-static kars_str_t
-http1_date(const kars_conn_t *c)
-{
-    static char text[32];
-    static size_t len;
-    static time_t of;
-    time_t now = (time_t) (kars__loop_wall(c->cycle->loop) / 1000);
-    struct tm tm;
-
-    if (now != of || len == 0) {
-        (void) gmtime_r(&now, &tm);
-        len = strftime(text, sizeof(text), "%a, %d %b %Y %H:%M:%S GMT", &tm);
-        of = now;
-    }
-    return (kars_str_t){ text, len };
-}
-
 static size_t
 http1_put(char *p, size_t o, kars_str_t s)
 {
@@ -400,7 +395,7 @@ http1_send_head(kars_req_t *r, int64_t length)
     }
     if (!dated) {
         o = http1_put(h, o, KARS_STR("date: "));
-        o = http1_put(h, o, http1_date(c));
+        o = http1_put(h, o, kars__answer_date(c->cycle));
         o = http1_put(h, o, KARS_STR("\r\n"));
     }
     o = http1_put(h, o, KARS_STR("x-kars-trace-id: "));

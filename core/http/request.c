@@ -107,6 +107,19 @@ kars__req_create(kars_cycle_t *cycle, kars__server_t *server,
     return r;
 }
 
+kars_req_t *
+kars__req_create_bad(kars_cycle_t *cycle, kars__server_t *server,
+                     kars__block_t *block)
+{
+    kars__head_t known = { .method = KARS_STR("-"), .content_length = -1 };
+    kars_req_t *r = kars__req_create(cycle, server, &known, block);
+
+    if (r != NULL) {
+        r->path = KARS_STR("-");
+    }
+    return r;
+}
+
 static void
 req_free(kars_req_t *r)
 {

@@ -116,6 +116,7 @@ struct kars_req_s {
     kars_cycle_t *cycle;
     kars_conn_t *conn;
     const kars__proto_t *proto;
+    struct kars__http2_stream_s *stream; /* of HTTP/2 */
     const kars__server_t *server;
     const kars__route_t *route;
     kars__bufs_t bufs;
@@ -218,6 +219,10 @@ struct kars_req_s {
  * stay valid through head_block. */
 kars_req_t *kars__req_create(kars_cycle_t *cycle, kars__server_t *server,
                              const kars__head_t *head, kars__block_t *block);
+/* One of a head that cannot be read, so that audit sees it: on the
+ * pseudo-route, to be refused. NULL: no memory. */
+kars_req_t *kars__req_create_bad(kars_cycle_t *cycle, kars__server_t *server,
+                                 kars__block_t *block);
 /* Ends it: LOG hooks, then memory (when no thread holds it). Once. */
 void kars__req_done(kars_req_t *r);
 /* The client left, or the connection broke: what waits is cancelled. */
@@ -311,6 +316,9 @@ int kars__req_body_reroute(kars_req_t *r);
  * not held, or not whole yet, or there is no body_memory for a copy. */
 kars_str_t kars__req_body_flat(kars_req_t *r);
 void kars__req_body_release(kars_req_t *r);
+/* Bytes held elsewhere that count against body_memory come, or go. */
+void kars__body_memory_take(kars_cycle_t *cycle, size_t n);
+void kars__body_memory_give(kars_cycle_t *cycle, size_t n);
 /* It waits for body memory no more. */
 void kars__req_body_unpause(kars_req_t *r);
 

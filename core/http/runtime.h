@@ -46,6 +46,10 @@ typedef struct {
     int32_t tls_verify_client;
     kars_list_t tls_protocols;
     uint64_t tls_session_timeout_ms;
+    int32_t http2;
+    uint64_t http2_streams;
+    uint64_t http2_window;
+    uint64_t http2_limit[6]; /* by KARS__HTTP2_RESETS and on */
     kars_upstream_t *pass;
     uint64_t respond_status;
     kars_str_t respond_text;
@@ -127,7 +131,6 @@ struct kars_listener_s {
     kars_listener_t *next;
     kars_str_t address; /* as written */
     kars_str_t klass;   /* of class=, or empty */
-    kars_str_t alpn;    /* what `tls` clients may choose; see net/tls.h */
     uint8_t tls;        /* it speaks TLS with server->tls */
     kars__server_t *server;
     kars__addr_t addr;

@@ -18,6 +18,7 @@ enum { KARS__TLS_CLIENT = 0, KARS__TLS_SERVER = 1 };
 
 /* Names in the form of ALPN: each after its length (RFC 7301 3.1). */
 #define KARS__TLS_ALPN_HTTP1 KARS_STR("\x08http/1.1")
+#define KARS__TLS_ALPN_HTTP2 KARS_STR("\x02h2\x08http/1.1")
 
 /* A certificate and its key, as PEM. */
 typedef struct {

@@ -83,7 +83,6 @@ tree_listen_word(kars_listener_t *li, const kars__conf_node_t *node, size_t i,
 
     if (kars_str_eq(word, KARS_STR("tls")) && !li->tls) {
         li->tls = 1;
-        li->alpn = KARS__TLS_ALPN_HTTP1;
         return KARS_OK;
     }
     if (!kars_str_starts(word, prefix) || word.len == prefix.len ||

@@ -23,7 +23,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Any:
     to hurt the next."""
     backend = Backend().start()
     site = kit.Site(tmp_path_factory.mktemp("raw"), backend)
-    router = kit.Router(site, site.usual())
+    router = kit.Router(site, site.usual(server="body_limit 8m; http2 off;"))
     yield router
     router.stop()
     backend.stop()

@@ -65,6 +65,8 @@ def listening(r: kit.Router) -> bool:
     try:
         r.wire().sock.close()
         return True
+    except ConnectionResetError:    # it closed in the midst of our coming
+        return True
     except ConnectionRefusedError:
         return False
 

@@ -8,7 +8,7 @@
 
 static const char http1_conf[] =
     "upstream up { server 10.0.0.1:80; }"
-    "server { listen 127.0.0.1:1; header_limit 2k;"
+    "server { listen 127.0.0.1:1; header_limit 2k; http2 off;"
     "timeout header=10s body=30s idle=75s send=20s;"
     "route GET / { respond 200 hello; }"
     "route GET /empty { respond 204; }"
