@@ -54,6 +54,9 @@ phase_result(kars_req_t *r, uint32_t mod, int rc)
         if (r->suspended || r->answer == KARS__ANSWER_GROWS) {
             return KARS_AGAIN;
         }
+        if (r->answer == KARS__ANSWER_TAKEN) {
+            return KARS_OK;
+        }
         (void) phase_failed(r, by,
                             "a hook returned AGAIN and waits for "
                             "nothing");
@@ -208,6 +211,9 @@ phase_next(kars_req_t *r)
         }
         r->admitted = 1;
         r->phase = KARS_PHASE_CONTENT;
+        if (r->decide_only) {
+            r->answer = KARS__ANSWER_TAKEN;
+        }
         return KARS_OK;
 
     default:
@@ -236,6 +242,8 @@ req_loop(kars_req_t *r)
         kars__req_send_answer(r);
     } else if (r->answer == KARS__ANSWER_PASS) {
         kars__pass_start(r);
+    } else if (r->answer == KARS__ANSWER_TAKEN) {
+        r->taker->begin(r, r->taker_data);
     }
 }
 

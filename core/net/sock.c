@@ -71,6 +71,7 @@ static const kars__sock_ops_t sock_ops = {
     .want = sock_want,
     .close = sock_close,
     .shut = sock_shut,
+    .plain = 1,
 };
 
 static void

@@ -19,6 +19,7 @@ typedef struct {
     void (*want)(kars__sock_t *s, uint32_t events);
     void (*close)(kars__sock_t *s);
     void (*shut)(kars__sock_t *s); /* no more will be sent */
+    uint32_t plain; /* the fd carries the bytes as they are: splice(2) may */
 } kars__sock_ops_t;
 
 struct kars__sock_s {

@@ -3,6 +3,7 @@
 #include "http/answer.h"
 #include "http/conn.h"
 #include "http/exchange.h"
+#include "http/stream.h"
 #include "http/upstream.h"
 #include "proc/cycle.h"
 #include "proc/module.h"
@@ -736,4 +737,17 @@ const kars_api_t kars__api = {
     .filter_await = kars__filter_await,
     .loop_run = kars__cycle_run,
     .loop_stop = kars__cycle_run_stop,
+    .listen = kars__stream_listen,
+    .stream_take = kars__stream_take,
+    .stream_write = kars__stream_write,
+    .stream_reply = kars__stream_reply,
+    .stream_tunnel = kars__stream_tunnel,
+    .stream_req = kars__stream_req,
+    .stream_close = kars__stream_close,
+    .stream_data_set = kars__stream_data_set,
+    .stream_pool = kars__stream_pool,
+    .stream_timeout = kars__stream_timeout,
+    .stream_decide = kars__stream_decide,
+    .stream_http = kars__stream_http,
+    .stream_open = kars__stream_open,
 };

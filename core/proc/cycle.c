@@ -1,6 +1,7 @@
 /* cycle.c - what a worker makes and unmakes around its configuration. */
 #include "proc/cycle.h"
 #include "http/exchange.h"
+#include "http/stream.h"
 #include "kars_config.h"
 #include "proc/module.h"
 
@@ -217,6 +218,7 @@ kars__cycle_destroy(kars_cycle_t *c)
     c->drained = NULL;
     kars__conn_drain(c, 2);
     kars__exchange_cancel_all(c);
+    kars__streams_end(c);
     kars__loop_turn(c->loop, 0); /* what the ends of requests queued */
     kars__offload_drain(c->offload);
     cycle_stop_modules(c);
@@ -235,6 +237,7 @@ kars__cycle_destroy(kars_cycle_t *c)
         kars__upstream_unref(c->url_upstreams);
     }
     kars__waits_destroy(c->waits);
+    kars__pipes_done(&c->pipes);
     kars__loop_destroy(c->loop);
     kars__zone_unmap(c->zone);
     kars__pool_destroy(c->pool);

@@ -14,9 +14,9 @@
 #include "event/resolve.h"
 
 enum {
-    KARS__ASK_LISTEN = 1, /* text: address; number: mode of a UNIX socket, and
-                           * above 16 bits the index; reply: a listening fd,
-                           * number: 1 when there is another */
+    KARS__ASK_LISTEN = 1, /* text: address, "udp:ADDRESS"; number: mode of a
+                           * UNIX socket, and above 16 bits the index; reply: a
+                           * listening fd, number: 1 when there is another */
     KARS__ASK_WORKERS,    /* number: of worker processes; reply: nothing */
     KARS__ASK_ZONE,       /* number: size; reply: fd, number: the worker's id */
     KARS__ASK_LOG,        /* text: path; reply: fd */
@@ -65,7 +65,7 @@ int kars__open_listener(kars_str_t address, uint32_t mode, int is_first,
 int kars__listen_on(int fd); /* connections queue from now on; -1 and errno */
 int kars__open_log(const char *path);
 
-/* "127.0.0.1:8443", "[::1]:8443", "*:8443", "unix:/path". "fd:NAME" is a socket
+/* Without "udp:": "127.0.0.1:8443", "[::1]:8443", "*:8443", "unix:/path". "fd:NAME" is a socket
  * that the master was started with; its family is known when it is opened:
  * AF_UNSPEC. */
 int kars__listen_addr(kars_str_t address, kars__addr_t *ret, kars_err_t *err);
