@@ -162,6 +162,7 @@ struct kars_cycle_s {
     size_t nconns;
     kars_stream_t *streams; /* opened by modules, not accepted */
     kars__pipes_t pipes;    /* of tunnels */
+    kars_ws_t *sockets;     /* WebSockets that modules opened */
     uint32_t draining;
     uint32_t ending;    /* the router stops: it is not ready any more */
     uint32_t command;   /* it runs one, and nothing else */

@@ -128,6 +128,10 @@ static void
 take_drain(kars_conn_t *c, int force)
 {
     if (force > 1) {
+        kars__tunnel_t *t = &((take_t *) c->user)->tunnel;
+
+        kars__req_over(c->h1.r, ECANCELED, t->relay.flow[0].bytes,
+                       t->relay.flow[1].bytes);
         kars__conn_close(c);
     }
 }
@@ -184,7 +188,7 @@ take_gone(kars_req_t *r, void *data)
 {
     take_t *k = data;
 
-    if (k->tunnel.joined && !r->last_in) {
+    if (k->tunnel.joined) {
         r->body_size = k->tunnel.relay.flow[0].bytes;
         r->answer_bytes = k->tunnel.relay.flow[1].bytes;
     }

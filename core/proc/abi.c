@@ -5,6 +5,7 @@
 #include "http/exchange.h"
 #include "http/stream.h"
 #include "http/upstream.h"
+#include "http/ws.h"
 #include "proc/cycle.h"
 #include "proc/module.h"
 
@@ -750,4 +751,9 @@ const kars_api_t kars__api = {
     .stream_decide = kars__stream_decide,
     .stream_http = kars__stream_http,
     .stream_open = kars__stream_open,
+    .ws_accept = kars__ws_accept,
+    .ws_write = kars__ws_write,
+    .ws_close = kars__ws_close,
+    .ws_connect = kars__ws_connect,
+    .ws_pause = kars__ws_pause,
 };

@@ -2,6 +2,7 @@
 #include "proc/cycle.h"
 #include "http/exchange.h"
 #include "http/stream.h"
+#include "http/ws.h"
 #include "kars_config.h"
 #include "proc/module.h"
 
@@ -219,6 +220,7 @@ kars__cycle_destroy(kars_cycle_t *c)
     kars__conn_drain(c, 2);
     kars__exchange_cancel_all(c);
     kars__streams_end(c);
+    kars__ws_end_all(c);
     kars__loop_turn(c->loop, 0); /* what the ends of requests queued */
     kars__offload_drain(c->offload);
     cycle_stop_modules(c);
