@@ -4,8 +4,9 @@
 #include <errno.h>
 #include <sys/random.h>
 
-#define WS_READS    8u   /* recv calls for one readiness */
-#define WS_CLOSE_MS 5000 /* for the peer's part of a close */
+#define WS_READS    8u         /* recv calls for one readiness */
+#define WS_CLOSE_MS 5000       /* for the peer's part of a close */
+#define WS_DROP_MAX (1u << 20) /* bytes of one that broke the rules */
 
 /* The router's own limits, where a handler names none. */
 #define WS_MAX_FRAME   (1u << 20)
@@ -438,6 +439,10 @@ ws_read(kars_ws_t *ws)
         }
         ws->rd_end += (uint32_t) n;
         ws->bytes_in += (uint64_t) n;
+        ws->dropped += ws->failed ? (uint32_t) n : 0;
+        if (ws->dropped > WS_DROP_MAX) {
+            return KARS_DONE;
+        }
         ws_heard(ws);
         ws_parse(ws);
         if ((size_t) n < room) {

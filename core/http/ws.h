@@ -50,6 +50,7 @@ struct kars_ws_s {
     kars_str_t offered; /* protocols */
     char key[KARS__WS_KEY];
 
+    uint32_t dropped; /* bytes, since it failed */
     int error;
     uint8_t open;      /* frames may come */
     uint8_t owes_open; /* open() was not called yet */
