@@ -90,6 +90,10 @@ kars__conn_sock(kars_conn_t *c)
 void
 kars__conn_begin(kars_conn_t *c)
 {
+    if (c->listener->port != NULL) {
+        kars__stream_accepted(c);
+        return;
+    }
     kars__conn_timer(c, c->listener->server->core->header_timeout_ms);
     kars__sock_want(&c->sock, KARS__READ);
 }
@@ -206,11 +210,7 @@ conn_accept(kars__io_t *io, uint32_t events)
         }
         kars__sock_open(&c->sock, l->cycle->loop, fd, conn_ready);
         conn_know_peer(c, fd, &peer);
-        if (l->port != NULL) {
-            kars__stream_accepted(c);
-        } else {
-            kars__conn_begin(c);
-        }
+        kars__conn_begin(c);
     }
 }
 
