@@ -541,12 +541,22 @@ typedef struct {
     void (*ended)(kars_stream_t *s, void *data);
 } kars_stream_handler_t;
 
+/*
+ * A WebSocket (RFC 6455). Every function may be NULL; ERROR closes it with
+ * 1011. What they ask for happens when they have returned. Control frames are
+ * the router's business.
+ */
 typedef struct {
     size_t size;
     int (*open)(kars_ws_t *ws, void *data);
+    /* A whole frame, text 1 or binary 2: of the message, also when it goes on.
+     * Text is UTF-8, but a frame may end inside a character. */
     int (*frame)(kars_ws_t *ws, uint32_t opcode, kars_str_t payload,
                  uint32_t flags, void *data); /* FIRST, LAST: of a message */
-    void (*room)(kars_ws_t *ws, void *data);  /* may write again */
+    void (*room)(kars_ws_t *ws, void *data);  /* after AGAIN: write again */
+    /* Once, always: 0 (both sides said so), EPROTO, EILSEQ (text that was
+     * none), EMSGSIZE, ETIMEDOUT, ECONNRESET, ECANCELED (the worker ends), ...
+     */
     void (*closed)(kars_ws_t *ws, int error, void *data);
     /* Limits; 0: the router's own. */
     uint32_t max_frame;   /* bytes; a larger one closes with 1009 */
@@ -709,7 +719,8 @@ struct kars_api_s {
     int (*deny)(kars_req_t *r, const kars_denial_t *denial); /* DONE, ERROR */
     int (*respond)(kars_req_t *r, int status, kars_str_t content_type,
                    kars_str_t body); /* DONE, ERROR; the bytes are copied */
-    int (*pass)(kars_req_t *r, const kars_pass_t *pass); /* DONE, ERROR */
+    /* DONE, ERROR. A CONNECT becomes a tunnel to the upstream. */
+    int (*pass)(kars_req_t *r, const kars_pass_t *pass);
     /* The reply that an upstream is about to give is replaced by a denial:
      * from a response filter, before the head has left. */
     int (*filter_deny)(kars_filter_t *f, const kars_denial_t *denial);
@@ -818,6 +829,11 @@ struct kars_api_s {
     kars_req_t *(*stream_req)(kars_stream_t *s);
     /* error 0: when what was written is out; else at once. */
     void (*stream_close)(kars_stream_t *s, int error);
+    /* From CONTENT, whose hook then returns AGAIN; NULL: refused, or no memory:
+     * it returns DONE. The response header sec-websocket-protocol is the
+     * choice among what was offered. ws_write: one message (1 text, 2 binary)
+     * or a ping (9); OK; AGAIN: taken, and room() will tell; ERROR: not taken.
+     * Copied. ws_close: closed() follows, when the peer has answered. */
     kars_ws_t *(*ws_accept)(kars_req_t *r, const kars_ws_handler_t *handler,
                             void *data);
     int (*ws_write)(kars_ws_t *ws, uint32_t opcode, kars_str_t payload);
