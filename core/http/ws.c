@@ -35,6 +35,18 @@ ws_later(kars_ws_t *ws)
 
 /* Ends. */
 
+/* Its head may hold a secret. */
+void
+kars__ws_forget_handshake(kars_ws_t *ws)
+{
+    if (ws->fields.len != 0) {
+        explicit_bzero((void *) (uintptr_t) ws->fields.data, ws->fields.len);
+        ws->fields.len = 0;
+    }
+    kars__pool_destroy(ws->pool);
+    ws->pool = NULL;
+}
+
 void
 kars__ws_free(kars_ws_t *ws)
 {
@@ -46,7 +58,7 @@ kars__ws_free(kars_ws_t *ws)
     kars__bufs_done(&ws->bufs);
     kars__block_unref(ws->rd);
     kars__free(ws->frame);
-    kars__pool_destroy(ws->pool);
+    kars__ws_forget_handshake(ws);
     kars__free(ws);
 }
 

@@ -80,6 +80,7 @@ void kars__ws_end_all(kars_cycle_t *cycle);
 kars_ws_t *kars__ws_make(kars_cycle_t *cycle, const kars_ws_handler_t *handler,
                          void *data);
 void kars__ws_free(kars_ws_t *ws);
+void kars__ws_forget_handshake(kars_ws_t *ws);
 void kars__ws_begin(kars_ws_t *ws, kars__sock_t *sock); /* frames from now on */
 void kars__ws_ready(kars_ws_t *ws, uint32_t events);
 void kars__ws_finish(kars_ws_t *ws, int error);      /* from the loop */

@@ -208,8 +208,7 @@ connect_answered(kars_ws_t *ws, size_t n)
     ws->rd_at = (uint32_t) n;
     ws->bytes_in = ws->rd_end - ws->rd_at;
     kars__ws_begin(ws, ws->sock);
-    kars__pool_destroy(ws->pool);
-    ws->pool = NULL;
+    kars__ws_forget_handshake(ws);
 }
 
 static int

@@ -65,9 +65,9 @@ int kars__open_listener(kars_str_t address, uint32_t mode, int is_first,
 int kars__listen_on(int fd); /* connections queue from now on; -1 and errno */
 int kars__open_log(const char *path);
 
-/* Without "udp:": "127.0.0.1:8443", "[::1]:8443", "*:8443", "unix:/path". "fd:NAME" is a socket
- * that the master was started with; its family is known when it is opened:
- * AF_UNSPEC. */
+/* Without "udp:": "127.0.0.1:8443", "[::1]:8443", "*:8443", "unix:/path".
+ * "fd:NAME" is a socket that the master was started with; its family is known
+ * when it is opened: AF_UNSPEC. */
 int kars__listen_addr(kars_str_t address, kars__addr_t *ret, kars_err_t *err);
 
 #endif

@@ -3,11 +3,14 @@ The module is t/e2e/modules/wires.c, built here from the header alone."""
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import hashlib
 import os
 import random
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -319,6 +322,41 @@ def test_http_after_all(router: kit.Router, ports: Ports) -> None:
         a = w.answer()
         assert a.status == 200
         assert router.record(a.trace)["class"] == "agent"
+
+
+@pytest.fixture
+def own_network() -> Iterator[None]:
+    """This thread, and what it starts, in a network of its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    assert libc.unshare(0x40000000) == 0, os.strerror(ctypes.get_errno())
+    try:
+        with socket.socket() as s:      # ip link set lo up
+            fcntl.ioctl(s, 0x8914, struct.pack("16sh14x", b"lo", 0x49))
+        yield
+    finally:
+        assert libc.setns(here, 0x40000000) == 0
+        os.close(here)
+
+
+def test_where_a_redirected_connection_was_bound_for(
+        own_network: None, start: Start, site: kit.Site, wires: Path,
+        ports: Ports) -> None:
+    start(conf(site, wires, ports, 1))
+    subprocess.run(["nft", "-f", "-"], check=True, text=True, input=f"""
+        table ip redirected {{
+            chain out {{
+                type nat hook output priority -100;
+                tcp dport 4443 redirect to :{ports.sniff}
+            }}
+        }}""")
+    for host in ("127.0.0.1", "127.1.2.3"):
+        with socket.create_connection((host, 4443), 10) as s:
+            s.sendall(b"?")
+            assert s.recv(100) == f"{host} 4443\n".encode()
+    with dial(ports.sniff) as s:    # tracked, and not redirected
+        s.sendall(b"?")
+        assert s.recv(100) == b"- 0\n"
 
 
 # Configurations
