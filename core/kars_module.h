@@ -533,25 +533,45 @@ typedef struct {
     void *data;
 } kars_answer_t;
 
-/* Bytes of a protocol of one's own: a listener hands each new one to accept. */
+/*
+ * Bytes of a protocol of one's own: a listener hands each new one to accept.
+ * Every function may be NULL; ERROR closes the stream. What they ask for
+ * happens when they have returned, so the stream outlives each call.
+ */
 typedef struct {
     size_t size;
+    /* ERROR: not wanted; closed() is not called for it. */
     int (*accept)(kars_stream_t *s, const kars_peer_t *peer, void *data);
-    /* New bytes: take some with kars_stream_take(), the rest stays. */
+    /* New bytes: take some with kars_stream_take(), the rest stays, 64 KiB at
+     * most. Called again when there are more, and while some are taken; not
+     * while more was written than the peer takes. */
     int (*readable)(kars_stream_t *s, kars_str_t bytes, void *data);
     int (*datagram)(kars_stream_t *s, const kars_peer_t *from, kars_str_t bytes,
                     void *data);
     void (*closed)(kars_stream_t *s, int error, void *data); /* once, always */
     void (*connected)(kars_stream_t *s, void *data); /* of stream_open() */
     void (*room)(kars_stream_t *s, void *data); /* after AGAIN: write again */
+    /* The peer says no more, but may still read. NULL: closed when what was
+     * written is out. */
+    void (*ended)(kars_stream_t *s, void *data);
 } kars_stream_handler_t;
 
+/*
+ * A WebSocket (RFC 6455). Every function may be NULL; ERROR closes it with
+ * 1011. What they ask for happens when they have returned. Control frames are
+ * the router's business.
+ */
 typedef struct {
     size_t size;
     int (*open)(kars_ws_t *ws, void *data);
+    /* A whole frame, text 1 or binary 2: of the message, also when it goes on.
+     * Text is UTF-8, but a frame may end inside a character. */
     int (*frame)(kars_ws_t *ws, uint32_t opcode, kars_str_t payload,
                  uint32_t flags, void *data); /* FIRST, LAST: of a message */
-    void (*room)(kars_ws_t *ws, void *data);  /* may write again */
+    void (*room)(kars_ws_t *ws, void *data);  /* after AGAIN: write again */
+    /* Once, always: 0 (both sides said so), EPROTO, EILSEQ (text that was
+     * none), EMSGSIZE, ETIMEDOUT, ECONNRESET, ECANCELED (the worker ends), ...
+     */
     void (*closed)(kars_ws_t *ws, int error, void *data);
     /* Limits; 0: the router's own. */
     uint32_t max_frame;   /* bytes; a larger one closes with 1009 */
@@ -729,7 +749,8 @@ struct kars_api_s {
     int (*deny)(kars_req_t *r, const kars_denial_t *denial); /* DONE, ERROR */
     int (*respond)(kars_req_t *r, int status, kars_str_t content_type,
                    kars_str_t body); /* DONE, ERROR; the bytes are copied */
-    int (*pass)(kars_req_t *r, const kars_pass_t *pass); /* DONE, ERROR */
+    /* DONE, ERROR. A CONNECT becomes a tunnel to the upstream. */
+    int (*pass)(kars_req_t *r, const kars_pass_t *pass);
     /* The reply that an upstream is about to give is replaced by a denial:
      * from a response filter, before the head has left. */
     int (*filter_deny)(kars_filter_t *f, const kars_denial_t *denial);
@@ -820,19 +841,32 @@ struct kars_api_s {
     kars_str_t (*event_data)(const kars_event_t *ev);
     int (*event_replace)(kars_event_t *ev, kars_str_t name, kars_str_t data);
 
-    /* Listeners, tunnels and WebSockets of one's own. */
+    /* Listeners, tunnels and WebSockets of one's own. listen: in check, of the
+     * main level: takes what the configuration gives this module by `listen
+     * ADDRESS [udp] module=NAME;`: that address, or, empty, all that are not
+     * taken yet. ERROR: there is none. */
     int (*listen)(kars_cycle_t *cycle, kars_str_t address, uint32_t datagram,
                   const kars_stream_handler_t *handler, void *data,
                   kars_err_t *err);
     int (*stream_take)(kars_stream_t *s, size_t n); /* n bytes are consumed */
-    int (*stream_write)(kars_stream_t *s, kars_str_t bytes); /* AGAIN: full */
+    /* OK; AGAIN: taken, and room() will tell; ERROR: not taken. Copied. */
+    int (*stream_write)(kars_stream_t *s, kars_str_t bytes);
+    /* A datagram to where one came from; AGAIN: no room now, it is lost. */
     int (*stream_reply)(kars_stream_t *s, const kars_peer_t *to,
                         kars_str_t bytes);
-    /* Joins to an upstream by splice(2); what was not taken goes first. */
+    /* Joins to an upstream by splice(2), after stream_decide() has said ALLOW;
+     * what was not taken goes first. Of the handler only closed() is called
+     * from then on. */
     int (*stream_tunnel)(kars_stream_t *s, kars_upstream_t *to);
-    /* A record and a decision for it: the pseudo-request of a tunnel. */
+    /* The pseudo-request of stream_decide(); NULL: there is none. */
     kars_req_t *(*stream_req)(kars_stream_t *s);
+    /* error 0: when what was written is out; else at once. */
     void (*stream_close)(kars_stream_t *s, int error);
+    /* From CONTENT, whose hook then returns AGAIN; NULL: refused, or no memory:
+     * it returns DONE. The response header sec-websocket-protocol is the
+     * choice among what was offered. ws_write: one message (1 text, 2 binary)
+     * or a ping (9); OK; AGAIN: taken, and room() will tell; ERROR: not taken.
+     * Copied. ws_close: closed() follows, when the peer has answered. */
     kars_ws_t *(*ws_accept)(kars_req_t *r, const kars_ws_handler_t *handler,
                             void *data);
     int (*ws_write)(kars_ws_t *ws, uint32_t opcode, kars_str_t payload);
@@ -913,9 +947,11 @@ struct kars_api_s {
     kars_pool_t *(*stream_pool)(kars_stream_t *s);
     void (*stream_timeout)(kars_stream_t *s, uint32_t idle_ms);
     /* May this be? ACCESS and ADMIT of the route that takes method and path
-     * run for the stream's pseudo-request; its record is written when the
-     * stream closes. fn runs from the loop, once, unless it closed before.
-     * readable() is not called meanwhile. AGAIN, or ERROR. */
+     * run for the stream's pseudo-request ("host:port" is the path
+     * "/host:port"). A refusal is recorded, the opening is recorded before fn
+     * runs, and the close when the stream closes. fn runs from the loop, once,
+     * unless it closed before; ERROR closes it. readable() is not called
+     * meanwhile. AGAIN, or ERROR. */
     int (*stream_decide)(kars_stream_t *s, kars_str_t method, kars_str_t path,
                          int (*fn)(kars_stream_t *s,
                                    const kars_verdict_t *verdict, void *data));

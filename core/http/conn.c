@@ -1,5 +1,6 @@
 /* conn.c - connections of clients: accept, peers, close, drain. */
 #include "http/connect.h"
+#include "http/stream.h"
 #include "net/tls_server.h"
 
 #include <arpa/inet.h>
@@ -9,6 +10,10 @@
 
 #define CONN_ACCEPTS         64  /* connections taken in one turn */
 #define CONN_ACCEPT_PAUSE_MS 100 /* out of descriptors: try again then */
+
+/* linux/netfilter_ipv4.h, netfilter_ipv6/ip6_tables.h: the same number, which
+ * their headers give only together with things that clash with libc's. */
+#define CONN_ORIGINAL_DST 80
 
 static void
 conn_ready(kars__sock_t *sock, uint32_t events)
@@ -86,6 +91,10 @@ kars__conn_sock(kars_conn_t *c)
 void
 kars__conn_begin(kars_conn_t *c)
 {
+    if (c->listener->port != NULL) {
+        kars__stream_accepted(c);
+        return;
+    }
     kars__conn_timer(c, c->listener->server->core->header_timeout_ms);
     kars__conn_connected(c, kars__connect(c));
 }
@@ -137,6 +146,23 @@ conn_addr(const kars__addr_t *a, uint8_t addr[16], uint16_t *port)
     }
 }
 
+/* Where it was bound for before netfilter sent it here. */
+static void
+conn_know_original(kars_conn_t *c, int fd)
+{
+    kars__addr_t to = { .len = sizeof(to.u) };
+    int level = c->family == AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP;
+
+    if (getsockopt(fd, level, CONN_ORIGINAL_DST, &to.u, &to.len) == -1) {
+        return; /* not redirected: nothing is tracked, or no such address */
+    }
+    conn_addr(&to, c->orig_addr, &c->orig_port);
+    if (c->orig_port != c->local_port ||
+        memcmp(c->orig_addr, c->local_addr, sizeof(c->orig_addr)) != 0) {
+        c->orig_family = to.u.sa.sa_family;
+    }
+}
+
 static void
 conn_know_peer(kars_conn_t *c, int fd, const kars__addr_t *peer)
 {
@@ -155,6 +181,9 @@ conn_know_peer(kars_conn_t *c, int fd, const kars__addr_t *peer)
     conn_addr(peer, c->addr, &c->port);
     if (getsockname(fd, &local.u.sa, &local.len) == 0) {
         conn_addr(&local, c->local_addr, &c->local_port);
+    }
+    if (c->listener->port != NULL) {
+        conn_know_original(c, fd);
     }
 }
 
@@ -216,6 +245,10 @@ conn_accept_again(kars__timer_t *t)
 void
 kars__conn_listen(kars_listener_t *l)
 {
+    if (l->datagram) {
+        kars__udp_listen(l);
+        return;
+    }
     l->pause.fn = conn_accept_again;
     kars__io_init(&l->io, l->cycle->loop, l->fd, conn_accept);
     kars__io_want(&l->io, KARS__READ);
@@ -255,6 +288,8 @@ kars__conn_peer(kars_conn_t *c, kars_peer_t *ret)
         .pid = c->pid,
         .port = c->port,
         .local_port = c->local_port,
+        .orig_port = c->orig_family != 0 ? c->orig_port : 0,
+        .orig_family = c->orig_family,
         .listener = c->listener->address,
         .listener_class = c->listener->klass,
     };
@@ -262,6 +297,9 @@ kars__conn_peer(kars_conn_t *c, kars_peer_t *ret)
 
     memcpy(p.addr, c->addr, sizeof(p.addr));
     memcpy(p.local_addr, c->local_addr, sizeof(p.local_addr));
+    if (c->orig_family != 0) {
+        memcpy(p.orig_addr, c->orig_addr, sizeof(p.orig_addr));
+    }
     kars__sock_peer(&c->sock, &p);
     p.size = size;
     memcpy(ret, &p, size);

@@ -36,6 +36,7 @@ struct kars_conn_s {
     kars__work_t flush;  /* output, or what to do after it */
 
     kars__connect_t *connect; /* NULL: nobody asks about it */
+    void *user;               /* of operations that took the connection over */
     union {
         kars__http1_t h1;         /* every connection begins so */
         struct kars__http2_s *h2; /* and some go on so */
@@ -46,8 +47,11 @@ struct kars_conn_s {
     uint32_t pid;
     uint16_t port;
     uint16_t local_port;
+    uint16_t orig_port; /* where a redirected one was bound for */
+    uint16_t orig_family;
     uint8_t addr[16];
     uint8_t local_addr[16];
+    uint8_t orig_addr[16];
     _Alignas(16) char ctx[]; /* of modules */
 };
 

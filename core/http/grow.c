@@ -1,5 +1,6 @@
 /* grow.c - answers that grow: what a module writes is queued and goes through
  * the response filters from the loop, never from inside its call. */
+#include "http/recheck.h"
 #include "http/request.h"
 
 #include <errno.h>
@@ -200,6 +201,8 @@ grow_run(kars__work_t *work)
     g->flags = 0;
     if (g->ended && g->error == 0) {
         flags |= KARS_LAST;
+    } else if (r->open_ended || r->event_stream) {
+        kars__lasting_add(r, NULL);
     }
     (void) kars__filters_body(r, in, flags);
     if (g->error != 0 && !g->over) {

@@ -336,6 +336,29 @@ head_absolute(kars__head_t *h, kars_err_t *err)
     return KARS_OK;
 }
 
+/* CONNECT host:port (RFC 9110 9.3.6): without content, and Host says the same
+ * host, so that nobody reads another one. */
+static int
+head_authority(kars__head_t *h, kars_err_t *err)
+{
+    kars_hostport_t to, host;
+
+    if (!head_host_ok(h->target) ||
+        kars__parse_hostport(h->target, &to) != KARS_OK || to.port == 0) {
+        return head_fail(h, 400, err, "a CONNECT target that is no host:port");
+    }
+    if (h->content_length > 0 || h->chunked) {
+        return head_fail(h, 400, err, "a CONNECT with content");
+    }
+    if (h->host.len != 0 && !kars__str_ieq(h->host, h->target) &&
+        !kars__str_ieq(h->host, to.host) &&
+        (kars__parse_hostport(h->host, &host) != KARS_OK ||
+         !kars__str_ieq(host.host, to.host))) {
+        return head_fail(h, 400, err, "a target for another host than Host");
+    }
+    return KARS_OK;
+}
+
 static int
 head_request_fields(kars__head_t *h, kars_err_t *err)
 {
@@ -362,7 +385,7 @@ head_request_fields(kars__head_t *h, kars_err_t *err)
         return head_fail(h, 400, err, "a Host that is no host");
     }
     if (kars_str_eq(h->method, KARS_STR("CONNECT"))) {
-        return head_fail(h, 501, err, "CONNECT on a listener for requests");
+        return head_authority(h, err);
     }
     if (h->target.data[0] == '/' ||
         (kars_str_eq(h->target, KARS_STR("*")) &&

@@ -14,7 +14,7 @@
 
 typedef struct {
     kars_str_t method; /* of a request */
-    kars_str_t target; /* as it came: origin form, or "*" */
+    kars_str_t target; /* as it came: origin form, "*", CONNECT's host:port */
     kars_str_t host;   /* of Host, or of an absolute-form target */
     uint32_t status;   /* of a response; of a refused request: the answer */
     uint32_t minor;    /* HTTP/1.minor */

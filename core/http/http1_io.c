@@ -66,6 +66,23 @@ kars__http1_refuse_tls(kars_conn_t *c)
     http1_bad_head(c, &head, &err);
 }
 
+/* buf has a byte more than the target. CONNECT's "host:port" stands for the
+ * path "/host:port", so that routes can match it. */
+static int
+http1_path(kars_req_t *r, char *buf, kars_err_t *err)
+{
+    kars_str_t target = r->head.target;
+
+    if (!kars_str_eq(r->head.method, KARS_STR("CONNECT"))) {
+        return kars__head_path(target, buf, &r->path, &r->query, err);
+    }
+    buf[0] = '/';
+    memcpy(buf + 1, target.data, target.len);
+    r->path = (kars_str_t){ buf, target.len + 1 };
+    r->query = KARS_STR("");
+    return KARS_OK;
+}
+
 static void
 http1_request(kars_conn_t *c, const char *p, size_t n)
 {
@@ -80,7 +97,7 @@ http1_request(kars_conn_t *c, const char *p, size_t n)
 
     kars_req_t *r =
         kars__req_create(c->cycle, c->listener->server, &head, c->h1.rd);
-    char *path = r != NULL ? kars__palloc(r->pool, head.target.len) : NULL;
+    char *path = r != NULL ? kars__palloc(r->pool, head.target.len + 1) : NULL;
 
     if (path == NULL) { /* no memory to say so either */
         if (r != NULL) {
@@ -93,12 +110,13 @@ http1_request(kars_conn_t *c, const char *p, size_t n)
     r->conn = c;
     r->proto = &kars__http1_proto;
     c->h1.state = KARS__HTTP1_BUSY;
-    c->h1.keep = head.keep_alive && !c->cycle->draining;
+    /* After a refused CONNECT bytes of the tunnel may follow. */
+    c->h1.keep = head.keep_alive && !c->cycle->draining &&
+                 !kars_str_eq(head.method, KARS_STR("CONNECT"));
     http1_expect_body(c, &head);
     kars__timer_stop(c->cycle->loop, &c->timer);
 
-    if (kars__head_path(head.target, path, &r->path, &r->query, &err) !=
-        KARS_OK) {
+    if (http1_path(r, path, &err) != KARS_OK) {
         r->path = KARS_STR("-");
         (void) kars__req_refuse(r, 400, "invalid_request_error", "invalid_path",
                                 err.text);
@@ -310,6 +328,7 @@ http1_reason(uint32_t status)
         uint32_t status;
         const char *text;
     } reasons[] = {
+        { 101, "Switching Protocols" },
         { 200, "OK" },
         { 201, "Created" },
         { 202, "Accepted" },
@@ -401,6 +420,10 @@ http1_send_head(kars_req_t *r, int64_t length)
     o = http1_put(h, o, KARS_STR("x-kars-trace-id: "));
     o = http1_put(h, o, r->trace);
     o = http1_put(h, o, KARS_STR("\r\n"));
+    if (r->answer == KARS__ANSWER_TAKEN) {
+        return http1_text(c,
+                          (kars_str_t){ h, http1_put(h, o, KARS_STR("\r\n")) });
+    }
     if (r->status == 204 || r->status == 304) {
         c->h1.chunk_out = 0;
     } else if (length >= 0) {
@@ -617,6 +640,10 @@ kars__http1_flushed(kars_conn_t *c)
         }
         if (c->h1.ended) {
             http1_answered(c);
+        } else if (c->h1.r != NULL && c->h1.r->head_sent &&
+                   c->h1.r->answer == KARS__ANSWER_TAKEN) {
+            c->h1.r->taker->taken(c->h1.r, c->h1.r->taker_data);
+            return; /* it is not ours any more */
         }
     }
     if (c->h1.r != NULL && c->h1.out_len < HTTP1_ROOM) {

@@ -83,6 +83,9 @@ kars__req_pass(kars_req_t *r, const kars_pass_t *pass)
         pass_hold(r, p->conf.upstream) != KARS_OK) {
         return KARS_ERROR;
     }
+    if (kars_str_eq(r->head.method, KARS_STR("CONNECT"))) {
+        return kars__req_tunnel(r, p->conf.upstream);
+    }
     p->path =
         kars__pdup(r->pool, pass->path.len != 0 ? pass->path : r->head.target);
     if (p->path.data == NULL) {

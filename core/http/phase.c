@@ -72,6 +72,9 @@ phase_result(kars_req_t *r, uint32_t mod, int rc)
         if (r->suspended || r->answer == KARS__ANSWER_GROWS) {
             return KARS_AGAIN;
         }
+        if (r->answer == KARS__ANSWER_TAKEN) {
+            return KARS_OK;
+        }
         (void) phase_failed(r, by,
                             "a hook returned AGAIN and waits for "
                             "nothing");
@@ -226,7 +229,9 @@ phase_next(kars_req_t *r)
         }
         r->admitted = 1;
         r->phase = KARS_PHASE_CONTENT;
-        if (r->pass != NULL) { /* it was chosen before its body changed */
+        if (r->decide_only) {
+            r->answer = KARS__ANSWER_TAKEN;
+        } else if (r->pass != NULL) { /* chosen before its body changed */
             r->answer = KARS__ANSWER_PASS;
         }
         return KARS_OK;
@@ -333,6 +338,9 @@ phase_answer(kars_req_t *r)
     if (r->answer == KARS__ANSWER_LOCAL) {
         kars__req_send_answer(r);
         return KARS_OK;
+    }
+    if (r->answer == KARS__ANSWER_TAKEN) {
+        r->taker->begin(r, r->taker_data);
     }
     if (r->answer != KARS__ANSWER_PASS) {
         return KARS_OK;

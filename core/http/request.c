@@ -152,6 +152,17 @@ req_log_hooks(kars_req_t *r)
 }
 
 static void
+req_taken_back(kars_req_t *r)
+{
+    const kars__taker_t *taker = r->taker;
+
+    r->taker = NULL;
+    if (taker != NULL) {
+        taker->gone(r, r->taker_data);
+    }
+}
+
+static void
 req_count(kars_req_t *r)
 {
     static const char *const classes[] = { "0xx", "1xx", "2xx",
@@ -179,6 +190,7 @@ kars__req_done(kars_req_t *r)
     kars__call_cancel(&r->call);
     kars__filters_cancel(r);
     kars__pass_cancel(r);
+    req_taken_back(r);
     req_log_hooks(r);
     req_count(r);
     r->conn = NULL;

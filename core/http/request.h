@@ -105,8 +105,23 @@ enum {
     KARS__ANSWER_NONE = 0,
     KARS__ANSWER_LOCAL, /* respond or deny: answer_body is what there is */
     KARS__ANSWER_GROWS, /* a module's: answer_begin */
-    KARS__ANSWER_PASS   /* an upstream's */
+    KARS__ANSWER_PASS,  /* an upstream's */
+    KARS__ANSWER_TAKEN  /* the connection is somebody else's */
 };
+
+/* Who takes a request's connection, or its place, over: a tunnel, a WebSocket,
+ * the decision about a stream. */
+typedef struct {
+    /* All that decides has allowed it. Ends in kars__req_open(), or in another
+     * answer. */
+    void (*begin)(kars_req_t *r, void *data);
+    /* The answer's head is out (its record is written): the connection's
+     * operations may be replaced. */
+    void (*taken)(kars_req_t *r, void *data);
+    void (*gone)(kars_req_t *r, void *data); /* it ends, before LOG; once */
+    /* A recheck refused what goes on: see kars__lasting_add(). */
+    void (*end)(kars_req_t *r, const kars_denial_t *denial);
+} kars__taker_t;
 
 typedef struct kars__pass_s kars__pass_t; /* pass.c */
 typedef struct kars__grow_s kars__grow_t; /* grow.c */
@@ -199,7 +214,10 @@ struct kars_req_s {
     kars__pass_t *pass;
     kars__call_t *call;
     kars__grow_t *grow;
-    uint8_t open_ended; /* an answer without an end of its own */
+    const kars__taker_t *taker;
+    void *taker_data;
+    uint8_t decide_only; /* no CONTENT: its end is the taker's begin() */
+    uint8_t open_ended;  /* an answer without an end of its own */
 
     /* long-lived requests: recheck.h */
     struct kars__snapset_s *snapset; /* what it began with; NULL: nothing */
@@ -377,6 +395,18 @@ int kars__reqfilters_busy(const kars_req_t *r);
 int kars__reqfilter_next(kars_filter_t *f, kars_buf_t *in, uint32_t flags);
 int kars__reqfilter_deny(kars_filter_t *f, const kars_denial_t *denial);
 void kars__reqfilter_woken(kars_filter_t *f, int rc);
+
+/* take.c: this answer has no end of its own: the head with this status, and
+ * when it is out the taker has the connection. */
+void kars__req_open(kars_req_t *r, uint32_t status);
+/* And this is how it ended, with the bytes that were carried. error 0: its last
+ * byte goes through the filters; else the caller ends the request. */
+void kars__req_over(kars_req_t *r, int error, uint64_t bytes_in,
+                    uint64_t bytes_out);
+/* CONTENT: an upstream and the client's connection are joined. DONE, ERROR. */
+int kars__req_tunnel(kars_req_t *r, kars_upstream_t *to);
+struct kars__tunnel_s;
+void kars__req_tunnel_facts(kars_req_t *r, const struct kars__tunnel_s *t);
 
 /* pass.c */
 int kars__req_pass(kars_req_t *r, const kars_pass_t *pass);

@@ -167,7 +167,7 @@ static int
 route_method_ok(const kars__route_t *route, kars_str_t method)
 {
     if (route->methods.len == 1 && route->methods.data[0] == '*') {
-        return 1;
+        return !kars_str_eq(method, KARS_STR("CONNECT")); /* by name only */
     }
     if (kars_str_eq(route->methods, method)) {
         return 1;

@@ -17,6 +17,7 @@
 #include "event/reactor.h"
 #include "event/resolve.h"
 #include "http/json_scan.h"
+#include "net/relay.h"
 
 /* A loaded module: its descriptor copied to our own size. */
 typedef struct {
@@ -127,11 +128,17 @@ struct kars__server_s {
     struct kars__tls_server_s *tls; /* of its `listen … tls` */
 };
 
+typedef struct kars__port_s kars__port_t; /* stream.h */
+
 struct kars_listener_s {
     kars_listener_t *next;
-    kars_str_t address; /* as written */
-    kars_str_t klass;   /* of class=, or empty */
-    uint8_t tls;        /* it speaks TLS with server->tls */
+    kars_str_t address;       /* as written */
+    kars_str_t klass;         /* of class=, or empty */
+    kars_str_t module;        /* of module=: its bytes are that module's */
+    const kars__port_t *port; /* what that module does with them */
+    kars_stream_t *udp;       /* of datagrams */
+    uint8_t datagram;
+    uint8_t tls; /* it speaks TLS with server->tls */
     kars__server_t *server;
     kars__addr_t addr;
     int fd;
@@ -180,6 +187,9 @@ struct kars_cycle_s {
 
     kars_conn_t *conns; /* all open client connections */
     size_t nconns;
+    kars_stream_t *streams; /* opened by modules, not accepted */
+    kars__pipes_t pipes;    /* of tunnels */
+    kars_ws_t *sockets;     /* WebSockets that modules opened */
     uint32_t draining;
     uint32_t ending;    /* the router stops: it is not ready any more */
     uint32_t command;   /* it runs one, and nothing else */

@@ -81,10 +81,11 @@ void kars__upstream_result(kars_cycle_t *cycle, kars_upstream_t *u,
 int kars__upstream_healthy(kars_cycle_t *cycle, const kars_upstream_t *u);
 
 /*
- * upstream_url.c: an upstream made at run time from http://HOST[:PORT][/...];
- * the path is not kept. Asked first: the service egress.decision/1, without
- * which there is none. The same scheme, host and port give the same upstream.
- * One reference is the caller's. NULL: refused, or no memory; *err says it.
+ * upstream_url.c: an upstream made at run time from http://HOST[:PORT][/...],
+ * or tcp://HOST:PORT for what is no HTTP (tunnels, streams); the path is not
+ * kept. Asked first: the service egress.decision/1, without which there is
+ * none. The same scheme, host and port give the same upstream. One reference is
+ * the caller's. NULL: refused, or no memory; *err says it.
  */
 kars_upstream_t *kars__upstream_from_url(kars_cycle_t *cycle, kars_str_t url,
                                          kars_err_t *err);

@@ -67,6 +67,7 @@ url_read(kars_pool_t *pool, kars_str_t url, kars_str_t *name,
 {
     kars_str_t rest = url;
     size_t n = 0;
+    int tcp = kars__str_istarts(url, KARS_STR("tcp://"));
 
     if (url.len > URL_MAX) {
         return kars__err(err, 0, "an upstream's URL of %zu bytes: %d at most",
@@ -78,12 +79,14 @@ url_read(kars_pool_t *pool, kars_str_t url, kars_str_t *name,
                          "from a URL: use http://",
                          KARS_STR_ARG(url));
     }
-    if (!kars__str_istarts(url, KARS_STR("http://"))) {
-        return kars__err(err, 0, "upstream %.*s: expected http://HOST[:PORT]",
+    if (!tcp && !kars__str_istarts(url, KARS_STR("http://"))) {
+        return kars__err(err, 0,
+                         "upstream %.*s: expected http://HOST[:PORT] or "
+                         "tcp://HOST:PORT",
                          KARS_STR_ARG(url));
     }
-    rest.data += 7;
-    rest.len -= 7;
+    rest.data += tcp ? 6 : 7;
+    rest.len -= tcp ? 6 : 7;
     while (n < rest.len && memchr("/?#", rest.data[n], 3) == NULL) {
         if (!url_char_ok((unsigned char) rest.data[n])) {
             return kars__err(err, 0, "upstream %.*s: no host and port",
@@ -93,10 +96,15 @@ url_read(kars_pool_t *pool, kars_str_t url, kars_str_t *name,
     }
     rest.len = n;
 
-    kars_str_t text = kars__pprintf(pool, "http://%.*s", KARS_STR_ARG(rest));
-    kars_str_t host = { text.data + 7, rest.len };
+    kars_str_t text = kars__pprintf(pool, tcp ? "tcp://%.*s" : "http://%.*s",
+                                    KARS_STR_ARG(rest));
+    kars_str_t host = { text.data + (tcp ? 6 : 7), rest.len };
 
     if (text.data != NULL && kars__parse_hostport(host, to) != KARS_OK) {
+        if (tcp) {
+            return kars__err(err, 0, "upstream %.*s: no host and port",
+                             KARS_STR_ARG(url));
+        }
         text = kars__pprintf(pool, "http://%.*s:80", KARS_STR_ARG(rest));
         host = (kars_str_t){ text.data + 7, rest.len + 3 };
         if (text.data != NULL && kars__parse_hostport(host, to) != KARS_OK) {
@@ -134,12 +142,13 @@ url_make(kars_cycle_t *cycle, kars_pool_t *pool, kars_str_t name,
 {
     kars_upstream_t *u = kars__pnew(pool, kars_upstream_t);
     kars_str_t *word = kars__pnew(pool, kars_str_t);
+    size_t scheme = kars_str_starts(name, KARS_STR("tcp://")) ? 6 : 7;
 
     if (u == NULL || word == NULL) {
         (void) kars__err(err, ENOMEM, "upstream %.*s", KARS_STR_ARG(name));
         return NULL;
     }
-    *word = (kars_str_t){ name.data + 7, name.len - 7 };
+    *word = (kars_str_t){ name.data + scheme, name.len - scheme };
     u->name = name;
     u->file = "URL";
     u->server_words = (kars_list_t){ word, 1 };

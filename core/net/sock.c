@@ -91,6 +91,7 @@ static const kars__sock_ops_t sock_ops = {
     .shut = sock_shut,
     .connected = sock_connected,
     .idle_ok = sock_idle_ok,
+    .plain = 1,
 };
 
 static void

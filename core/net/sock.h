@@ -24,6 +24,7 @@ typedef struct {
     kars_str_t (*alpn)(const kars__sock_t *s); /* this and below may be NULL */
     const char *(*why)(const kars__sock_t *s);
     void (*peer)(kars__sock_t *s, kars_peer_t *ret);
+    uint32_t plain; /* the fd carries the bytes as they are: splice(2) may */
 } kars__sock_ops_t;
 
 struct kars__sock_s {

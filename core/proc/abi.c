@@ -8,7 +8,9 @@
 #include "http/exchange.h"
 #include "http/owner.h"
 #include "http/snapshot.h"
+#include "http/stream.h"
 #include "http/upstream.h"
+#include "http/ws.h"
 #include "proc/cycle.h"
 #include "proc/logs.h"
 #include "proc/module.h"
@@ -818,4 +820,22 @@ const kars_api_t kars__api = {
     .random = abi_random,
     .conn_suspend = kars__connect_suspend,
     .conn_deny = kars__connect_deny,
+    .listen = kars__stream_listen,
+    .stream_take = kars__stream_take,
+    .stream_write = kars__stream_write,
+    .stream_reply = kars__stream_reply,
+    .stream_tunnel = kars__stream_tunnel,
+    .stream_req = kars__stream_req,
+    .stream_close = kars__stream_close,
+    .stream_data_set = kars__stream_data_set,
+    .stream_pool = kars__stream_pool,
+    .stream_timeout = kars__stream_timeout,
+    .stream_decide = kars__stream_decide,
+    .stream_http = kars__stream_http,
+    .stream_open = kars__stream_open,
+    .ws_accept = kars__ws_accept,
+    .ws_write = kars__ws_write,
+    .ws_close = kars__ws_close,
+    .ws_connect = kars__ws_connect,
+    .ws_pause = kars__ws_pause,
 };

@@ -3,6 +3,8 @@
 #include "http/exchange.h"
 #include "http/owner.h"
 #include "http/snapshot.h"
+#include "http/stream.h"
+#include "http/ws.h"
 #include "kars_config.h"
 #include "proc/logs.h"
 #include "proc/module.h"
@@ -269,6 +271,8 @@ kars__cycle_destroy(kars_cycle_t *c)
     kars__snapshots_stop(c);
     kars__conn_drain(c, 2);
     kars__exchange_cancel_all(c);
+    kars__streams_end(c);
+    kars__ws_end_all(c);
     kars__loop_turn(c->loop, 0); /* what the ends of requests queued */
     kars__offload_drain(c->offload);
     kars__owners_stop(c);
@@ -294,6 +298,7 @@ kars__cycle_destroy(kars_cycle_t *c)
         kars__upstream_unref(c->url_upstreams);
     }
     kars__waits_destroy(c->waits);
+    kars__pipes_done(&c->pipes);
     kars__loop_destroy(c->loop);
     kars__zone_unmap(c->zone);
     kars__pool_destroy(c->pool);

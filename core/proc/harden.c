@@ -2,6 +2,7 @@
  * worker that gets no more than that; see harden.h. */
 #include "proc/harden.h"
 #include "base/parse.h"
+#include "http/snapshot.h"
 #include "kars_config.h"
 #include "proc/crash.h"
 #include "proc/cycle.h"
@@ -281,12 +282,39 @@ harden_sanitizer(kars__harden_plan_t *plan, kars_err_t *err)
 }
 #endif
 
+/* What is watched is read again, from folders that may be replaced. */
+typedef struct {
+    kars__harden_plan_t *plan;
+    kars_err_t *err;
+    int rc;
+} harden_watch_t;
+
+static void
+harden_watched(const char *dir, void *data)
+{
+    harden_watch_t *w = data;
+
+    if (w->rc == KARS_OK) {
+        w->rc = harden_path(w->plan, kars__strz(dir), 0, 0, w->err);
+    }
+}
+
+static int
+harden_core(const kars_cycle_t *c, kars__harden_plan_t *plan, kars_err_t *err)
+{
+    harden_watch_t watch = { .plan = plan, .err = err, .rc = KARS_OK };
+
+    plan->mesh = c->owners != NULL;
+    kars__snapshot_folders(c, harden_watched, &watch);
+    return watch.rc == KARS_OK ? harden_upstreams(c, plan, err) : KARS_ERROR;
+}
+
 int
 kars__harden_plan(const kars_cycle_t *cycle, kars__harden_plan_t *ret,
                   kars_err_t *err)
 {
     *ret = (kars__harden_plan_t){ .pool = cycle->pool };
-    if (harden_upstreams(cycle, ret, err) != KARS_OK) {
+    if (harden_core(cycle, ret, err) != KARS_OK) {
         return KARS_ERROR;
     }
     for (size_t i = 0; i < cycle->nmods; i++) {

@@ -37,6 +37,7 @@ typedef struct {
     uint32_t unix_sockets;
     uint32_t netlink; /* NETLINK_SOCK_DIAG alone */
     uint32_t writes;  /* some path is written */
+    uint32_t mesh;    /* links to the router's other workers: owned keys */
 } kars__harden_plan_t;
 
 /* What came to hold. */

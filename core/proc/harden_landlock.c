@@ -31,6 +31,7 @@ enum { LANDLOCK_VERSION = 1, LANDLOCK_PATH = 1, LANDLOCK_PORT = 2 };
 #define FS_IOCTL_DEV   (1ull << 15) /* version 5 */
 #define NET_BIND       (1ull << 0)  /* version 4, TCP */
 #define NET_CONNECT    (1ull << 1)
+#define SCOPE_ABSTRACT 1ull
 #define SCOPE_ALL      3ull /* version 6: abstract UNIX sockets, signals */
 
 #define FS_READ (FS_READ_FILE | FS_READ_DIR)
@@ -199,6 +200,11 @@ kars__harden_landlock(const kars__harden_plan_t *plan, int newest,
     version = version < newest ? version : newest;
 
     landlock_ruleset_t set = landlock_handled(version);
+
+    if (plan->mesh) { /* workers meet at abstract names (net/mesh.h) */
+        set.scope &= ~SCOPE_ABSTRACT;
+    }
+
     size_t size = version >= 6   ? sizeof(set)
                   : version >= 4 ? offsetof(landlock_ruleset_t, scope)
                                  : offsetof(landlock_ruleset_t, net);

@@ -299,6 +299,9 @@ seccomp_sockets(seccomp_build_t *b, const kars__harden_plan_t *plan)
     if (plan->unix_sockets) {
         seccomp_socket(b, AF_UNIX, SOCK_STREAM);
     }
+    if (plan->mesh) {
+        seccomp_socket(b, AF_UNIX, SOCK_SEQPACKET);
+    }
     if (plan->netlink) {
         seccomp_allow_if(b, SCMP_SYS(socket), 2, netlink);
     }

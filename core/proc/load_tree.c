@@ -1,4 +1,5 @@
 /* load_tree.c - servers, their listeners and routes, upstreams. */
+#include "http/stream.h"
 #include "net/tls.h"
 #include "proc/cycle.h"
 #include "proc/load.h"
@@ -46,19 +47,23 @@ tree_open_listener(kars__load_t *l, const kars__conf_node_t *node,
 {
     uint64_t mode = like->klass.len != 0 ? 0600 : 0666;
     uint64_t more = 1;
+    kars_str_t what = like->datagram
+                          ? kars__pprintf(l->cycle->pool, "udp:%.*s",
+                                          KARS_STR_ARG(like->address))
+                          : like->address;
 
     for (uint64_t index = 0; more != 0; index++) {
         kars_listener_t *li = kars__pnew(l->cycle->pool, kars_listener_t);
         kars_err_t why = KARS_ERR_INIT;
 
-        if (li == NULL) {
+        if (li == NULL || what.data == NULL) {
             return kars__err(err, ENOMEM, "a listener");
         }
         *li = *like;
         more = 0;
         if (l->mode == KARS__CYCLE_SERVE &&
-            kars__ask(l->channel, KARS__ASK_LISTEN, li->address,
-                      mode | index << 16, &li->fd, &more, &why) != KARS_OK) {
+            kars__ask(l->channel, KARS__ASK_LISTEN, what, mode | index << 16,
+                      &li->fd, &more, &why) != KARS_OK) {
             return kars__conf_err(err, node, 1, "%s", why.text);
         }
         if (li->addr.u.sa.sa_family == AF_UNSPEC && li->fd != -1) {
@@ -73,31 +78,64 @@ tree_open_listener(kars__load_t *l, const kars__conf_node_t *node,
     return KARS_OK;
 }
 
-/* One word of `listen` after the address. */
+/* One word behind the address. */
 static int
-tree_listen_word(kars_listener_t *li, const kars__conf_node_t *node, size_t i,
-                 kars_err_t *err)
+tree_listen_option(kars_listener_t *li, const kars__conf_node_t *node, size_t i,
+                   kars_err_t *err)
 {
-    kars_str_t prefix = KARS_STR("class=");
+    kars_str_t klass = KARS_STR("class="), module = KARS_STR("module=");
     kars_str_t word = node->argv[i];
 
-    if (kars_str_eq(word, KARS_STR("tls")) && !li->tls) {
+    if (kars_str_starts(word, klass) && word.len > klass.len) {
+        li->klass = (kars_str_t){ word.data + klass.len, word.len - klass.len };
+        return tree_is_class(li->klass)
+                   ? KARS_OK
+                   : kars__conf_err(err, node, i,
+                                    "expected agent, operator, controller, "
+                                    "peer or open, got \"%.*s\"",
+                                    KARS_STR_ARG(li->klass));
+    }
+    if (kars_str_starts(word, module) && word.len > module.len) {
+        li->module =
+            (kars_str_t){ word.data + module.len, word.len - module.len };
+        return KARS_OK;
+    }
+    if (kars_str_eq(word, KARS_STR("udp"))) {
+        li->datagram = 1;
+        return KARS_OK;
+    }
+    if (kars_str_eq(word, KARS_STR("tls"))) {
         li->tls = 1;
         return KARS_OK;
     }
-    if (!kars_str_starts(word, prefix) || word.len == prefix.len ||
-        li->klass.len != 0) {
-        return kars__conf_err(err, node, i,
-                              "expected class=CLASS or tls, got \"%.*s\"",
-                              KARS_STR_ARG(word));
+    return kars__conf_err(err, node, i,
+                          "expected class=CLASS, tls, module=NAME or udp, got "
+                          "\"%.*s\"",
+                          KARS_STR_ARG(word));
+}
+
+static int
+tree_listen_options(kars_listener_t *li, const kars__conf_node_t *node,
+                    kars_err_t *err)
+{
+    for (size_t i = 2; i < node->argc; i++) {
+        if (tree_listen_option(li, node, i, err) != KARS_OK) {
+            return KARS_ERROR;
+        }
     }
-    li->klass = (kars_str_t){ word.data + prefix.len, word.len - prefix.len };
-    return tree_is_class(li->klass)
-               ? KARS_OK
-               : kars__conf_err(err, node, i,
-                                "expected agent, operator, controller, peer "
-                                "or open, got \"%.*s\"",
-                                KARS_STR_ARG(li->klass));
+    if (li->datagram && li->tls) {
+        return kars__conf_err(err, node, 0, "`udp` carries no TLS");
+    }
+    if (li->datagram && li->module.len == 0) {
+        return kars__conf_err(err, node, 0,
+                              "`udp` needs module=NAME: datagrams are a "
+                              "module's business");
+    }
+    if (li->datagram && li->addr.u.sa.sa_family != AF_INET &&
+        li->addr.u.sa.sa_family != AF_INET6) {
+        return kars__conf_err(err, node, 1, "`udp` needs an IP address");
+    }
+    return KARS_OK;
 }
 
 static int
@@ -106,9 +144,10 @@ tree_listener(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
     kars_listener_t *li = kars__pnew(l->cycle->pool, kars_listener_t);
     kars_err_t why = KARS_ERR_INIT;
 
-    if (node->has_block || node->argc < 2 || node->argc > 4) {
+    if (node->has_block || node->argc < 2) {
         return kars__conf_err(err, node, 0,
-                              "expected `listen ADDRESS [class=CLASS] [tls];`");
+                              "expected `listen ADDRESS [class=CLASS] [tls] "
+                              "[udp] [module=NAME];`");
     }
     if (li == NULL) {
         return kars__err(err, ENOMEM, "a listener");
@@ -116,17 +155,16 @@ tree_listener(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
     li->address = node->argv[1];
     li->cycle = l->cycle;
     li->fd = -1;
-    for (size_t i = 2; i < node->argc; i++) {
-        if (tree_listen_word(li, node, i, err) != KARS_OK) {
-            return KARS_ERROR;
-        }
-    }
     if (kars__listen_addr(li->address, &li->addr, &why) != KARS_OK) {
         return kars__conf_err(err, node, 1, "%s", why.text);
     }
+    if (tree_listen_options(li, node, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
     for (const kars_listener_t *o = l->cycle->listeners; o != NULL;
          o = o->next) {
-        if (kars_str_eq(o->address, li->address)) {
+        if (kars_str_eq(o->address, li->address) &&
+            o->datagram == li->datagram) {
             return kars__conf_err(err, node, 1, "two listeners for \"%.*s\"",
                                   KARS_STR_ARG(li->address));
         }
@@ -151,10 +189,17 @@ kars__load_ask_listeners(kars__load_t *l, kars_err_t *err)
 }
 
 static void
-tree_give_listener(kars__load_t *l, kars__server_t *server, kars_str_t address)
+tree_give_listener(kars__load_t *l, kars__server_t *server,
+                   const kars__conf_node_t *node)
 {
+    int datagram = 0;
+
+    for (size_t i = 2; i < node->argc; i++) {
+        datagram |= kars_str_eq(node->argv[i], KARS_STR("udp"));
+    }
     for (kars_listener_t *li = l->cycle->listeners; li != NULL; li = li->next) {
-        if (kars_str_eq(li->address, address)) {
+        if (kars_str_eq(li->address, node->argv[1]) &&
+            li->datagram == datagram) {
             li->server = server;
         }
     }
@@ -302,7 +347,7 @@ tree_server(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
     server->line = node->line;
     for (const kars__conf_node_t *n = node->child; n != NULL; n = n->next) {
         if (tree_is(n, "listen")) {
-            tree_give_listener(l, server, n->argv[1]);
+            tree_give_listener(l, server, n);
             nlisten++;
         } else if (!tree_is(n, "route") &&
                    kars__load_directive(l, n, &level, err) != KARS_OK) {
@@ -375,7 +420,8 @@ kars__load_tree(kars__load_t *l, kars_err_t *err)
             return KARS_ERROR;
         }
     }
-    if (tree_check_main(l, err) != KARS_OK) {
+    if (tree_check_main(l, err) != KARS_OK ||
+        kars__stream_check_ports(l->cycle, err) != KARS_OK) {
         return KARS_ERROR;
     }
     for (const kars__conf_node_t *n = l->root->child; n != NULL; n = n->next) {

@@ -123,19 +123,20 @@ plan_unlink_stale(const kars__addr_t *addr)
 
 /* Does another process have the address? Bound once without sharing it. */
 static int
-plan_is_free(const kars__addr_t *addr)
+plan_is_free(const kars__addr_t *addr, int type)
 {
-    int on = 1,
-        fd = socket(addr->u.sa.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int on = 1, fd = socket(addr->u.sa.sa_family, type | SOCK_CLOEXEC, 0);
     int rc = -1;
 
     if (fd != -1) {
-        (void) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+        if (type == SOCK_STREAM) { /* datagrams would share it */
+            (void) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+        }
         if (addr->u.sa.sa_family == AF_INET6) {
             (void) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
         }
         rc = bind(fd, &addr->u.sa, addr->len);
-        if (rc == 0) {
+        if (rc == 0 && type == SOCK_STREAM) {
             rc = listen(fd, 1); /* SO_REUSEADDR lets bind pass beside one */
         }
     }
@@ -150,7 +151,7 @@ plan_is_free(const kars__addr_t *addr)
 }
 
 static void
-plan_options(int fd, const kars__addr_t *addr, uint32_t mode)
+plan_options(int fd, const kars__addr_t *addr, uint32_t mode, int type)
 {
     int on = 1;
 
@@ -159,7 +160,9 @@ plan_options(int fd, const kars__addr_t *addr, uint32_t mode)
         (void) fchmod(fd, mode); /* of the file that bind makes */
         return;
     }
-    (void) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (type == SOCK_STREAM) {
+        (void) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    }
     (void) setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof(on));
     if (addr->u.sa.sa_family == AF_INET6) {
         (void) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
@@ -171,24 +174,35 @@ kars__open_listener(kars_str_t address, uint32_t mode, int is_first,
                     kars_err_t *err)
 {
     kars__addr_t addr;
+    kars_str_t udp = KARS_STR("udp:"), at = address;
+    int type = SOCK_STREAM;
 
-    if (kars__listen_addr(address, &addr, err) != KARS_OK) {
+    if (kars_str_starts(address, udp)) {
+        at = (kars_str_t){ address.data + udp.len, address.len - udp.len };
+        type = SOCK_DGRAM;
+    }
+    if (kars__listen_addr(at, &addr, err) != KARS_OK) {
+        return -1;
+    }
+    if (type == SOCK_DGRAM && addr.u.sa.sa_family == AF_UNIX) {
+        (void) kars__err(err, 0, "\"%.*s\" is no IP address",
+                         KARS_STR_ARG(address));
         return -1;
     }
     if (is_first && addr.u.sa.sa_family != AF_UNIX &&
-        plan_is_free(&addr) != 0) {
+        plan_is_free(&addr, type) != 0) {
         (void) kars__err(err, errno, "listen on %.*s", KARS_STR_ARG(address));
         return -1;
     }
 
-    int fd = socket(addr.u.sa.sa_family,
-                    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int fd =
+        socket(addr.u.sa.sa_family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
     if (fd == -1) {
         (void) kars__err(err, errno, "socket for %.*s", KARS_STR_ARG(address));
         return -1;
     }
-    plan_options(fd, &addr, mode);
+    plan_options(fd, &addr, mode, type);
 
     mode_t mask = umask(0); /* the mode above is the one that is meant */
     int rc = bind(fd, &addr.u.sa, addr.len);
@@ -205,7 +219,9 @@ kars__open_listener(kars_str_t address, uint32_t mode, int is_first,
 int
 kars__listen_on(int fd)
 {
-    return listen(fd, PLAN_BACKLOG);
+    int rc = listen(fd, PLAN_BACKLOG);
+
+    return rc == -1 && errno == EOPNOTSUPP ? 0 : rc; /* datagrams just come */
 }
 
 int

@@ -14,9 +14,9 @@
 #include "event/resolve.h"
 
 enum {
-    KARS__ASK_LISTEN = 1, /* text: address; number: mode of a UNIX socket, and
-                           * above 16 bits the index; reply: a listening fd,
-                           * number: 1 when there is another */
+    KARS__ASK_LISTEN = 1, /* text: address, "udp:ADDRESS"; number: mode of a
+                           * UNIX socket, and above 16 bits the index; reply: a
+                           * listening fd, number: 1 when there is another */
     KARS__ASK_WORKERS, /* number: of worker processes; reply: 1 in a new load,
                         * 0 in the place of a worker that died */
     KARS__ASK_ZONE,    /* number: size; reply: fd, number: the worker's id */
@@ -67,9 +67,9 @@ int kars__open_listener(kars_str_t address, uint32_t mode, int is_first,
 int kars__listen_on(int fd); /* connections queue from now on; -1 and errno */
 int kars__open_log(const char *path);
 
-/* "127.0.0.1:8443", "[::1]:8443", "*:8443", "unix:/path". "fd:NAME" is a socket
- * that the master was started with; its family is known when it is opened:
- * AF_UNSPEC. */
+/* Without "udp:": "127.0.0.1:8443", "[::1]:8443", "*:8443", "unix:/path".
+ * "fd:NAME" is a socket that the master was started with; its family is known
+ * when it is opened: AF_UNSPEC. */
 int kars__listen_addr(kars_str_t address, kars__addr_t *ret, kars_err_t *err);
 
 #endif

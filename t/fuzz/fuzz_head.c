@@ -132,7 +132,12 @@ fuzz_compare(const char *p, size_t n, const kars__head_t *head, int type)
     /* of an absolute target, ours is the end, or "/" for an empty one */
     size_t end = head->target.len;
 
-    FUZZ_CHECK(end > 0 && (head->target.data[0] == '/' || end == 1));
+    int connect = kars_str_eq(head->method, KARS_STR("CONNECT"));
+
+    FUZZ_CHECK(end > 0 && (head->target.data[0] == '/' || end == 1 || connect));
+    FUZZ_CHECK(!connect ||
+               (f.nurl == end && !head->chunked && head->content_length <= 0 &&
+                memchr(head->target.data, ':', end) != NULL));
     FUZZ_CHECK((f.nurl >= end &&
                 memcmp(f.url + f.nurl - end, head->target.data, end) == 0) ||
                kars_str_eq(head->target, KARS_STR("/")));

@@ -425,8 +425,14 @@ t_log(t_loop_t *t)
 t_end_t *
 t_client(t_loop_t *t)
 {
+    return t_client_at(t, t->cycle->listeners);
+}
+
+t_end_t *
+t_client_at(t_loop_t *t, kars_listener_t *l)
+{
     t_end_t *e = end_make(&t->clients);
-    kars_conn_t *c = kars__conn_open(t->cycle->listeners, t->cycle->loop);
+    kars_conn_t *c = kars__conn_open(l, t->cycle->loop);
 
     CU_ASSERT_FATAL(c != NULL);
     e->conn = c;

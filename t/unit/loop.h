@@ -105,6 +105,7 @@ void t_run_until(t_loop_t *t, const int *what);
 
 /* The client. A request on a connection that was closed opens another. */
 t_end_t *t_client(t_loop_t *t); /* another one; becomes t->client */
+t_end_t *t_client_at(t_loop_t *t, kars_listener_t *l); /* at that listener */
 void t_request(t_loop_t *t, const char *raw);
 void t_send(t_loop_t *t, t_end_t *e, const char *bytes, size_t n); /* runs */
 void t_client_gone(t_loop_t *t); /* the last one breaks its connection */

@@ -80,6 +80,10 @@ static const struct { const char *url; const char *host; uint32_t port; const ch
     { "http://10.0.0.9:81/x", "10.0.0.9", 81, "" },
     { "http://[::1]:82", "::1", 82, "" },
     { "http://[::1]", "::1", 80, "" },
+    { "tcp://example.org:443", "example.org", 443, "" },
+    { "TCP://[::1]:22/x", "::1", 22, "" },
+    { "tcp://example.org", NULL, 0, "no host and port" },
+    { "tcp://", NULL, 0, "no host and port" },
     { "https://example.org", NULL, 0, "https is not spoken" },
     { "ftp://example.org", NULL, 0, "expected http://" },
     { "example.org", NULL, 0, "expected http://" },
@@ -117,6 +121,9 @@ test_upstream_url_is_read_strictly(void)
         if (u != NULL) {
             CU_ASSERT_STRING_EQUAL(url_st.host, urls[i].host);
             CU_ASSERT_EQUAL(url_st.port, urls[i].port);
+            CU_ASSERT_TRUE(
+                kars_str_eq(u->servers[0].at.host, t_str(urls[i].host)));
+            CU_ASSERT_EQUAL(u->servers[0].at.port, urls[i].port);
             CU_ASSERT_EQUAL(u->first_byte_ms, 600000); /* as a block has it */
             CU_ASSERT_EQUAL(u->keepalive, 128);
             kars__api.upstream_unref(u);

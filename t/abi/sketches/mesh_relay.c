@@ -47,7 +47,7 @@ relay_content(kars_req_t *r, const void *conf, void *ctx)
 
     relay_local = kars_ws_accept(r, &relay_ws, r);
     if (relay_local == NULL) {
-        return KARS_ERROR;
+        return KARS_DONE; /* the answer says why */
     }
     if (kars_map_get(relay_offline, me, kars_req_pool(r), &kept) == KARS_OK) {
         (void) kars_map_delete(relay_offline, me);
