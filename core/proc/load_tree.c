@@ -86,7 +86,8 @@ tree_listen_option(kars_listener_t *li, const kars__conf_node_t *node, size_t i,
     kars_str_t klass = KARS_STR("class="), module = KARS_STR("module=");
     kars_str_t word = node->argv[i];
 
-    if (kars_str_starts(word, klass) && word.len > klass.len) {
+    if (kars_str_starts(word, klass) && word.len > klass.len &&
+        li->klass.len == 0) {
         li->klass = (kars_str_t){ word.data + klass.len, word.len - klass.len };
         return tree_is_class(li->klass)
                    ? KARS_OK
@@ -95,16 +96,17 @@ tree_listen_option(kars_listener_t *li, const kars__conf_node_t *node, size_t i,
                                     "peer or open, got \"%.*s\"",
                                     KARS_STR_ARG(li->klass));
     }
-    if (kars_str_starts(word, module) && word.len > module.len) {
+    if (kars_str_starts(word, module) && word.len > module.len &&
+        li->module.len == 0) {
         li->module =
             (kars_str_t){ word.data + module.len, word.len - module.len };
         return KARS_OK;
     }
-    if (kars_str_eq(word, KARS_STR("udp"))) {
+    if (kars_str_eq(word, KARS_STR("udp")) && !li->datagram) {
         li->datagram = 1;
         return KARS_OK;
     }
-    if (kars_str_eq(word, KARS_STR("tls"))) {
+    if (kars_str_eq(word, KARS_STR("tls")) && !li->tls) {
         li->tls = 1;
         return KARS_OK;
     }

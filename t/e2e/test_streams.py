@@ -368,7 +368,7 @@ def test_where_a_redirected_connection_was_bound_for(
     (("listen 127.0.0.1:{echo}   class=agent module=wires;", ""),
      "no server has `listen 127.0.0.1:{echo} module=wires;`"),
     (("class=agent module=wires;\n    route", "klass=agent;\n    route"),
-     "expected class=CLASS, module=NAME or udp"),
+     "expected class=CLASS, tls, module=NAME or udp"),
 ])
 def test_a_listener_that_does_not_fit_is_an_error(
         site: kit.Site, wires: Path, ports: Ports,
