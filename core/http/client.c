@@ -1,56 +1,27 @@
-/* client.c - the HTTP client. A connection (kars__upconn_t) carries one
- * exchange at a time and waits in its server's idle list between two. */
+/* client.c - the HTTP client: one exchange on a connection of dial.c, which
+ * goes back there when the reply is whole. */
 #include "http/client.h"
-#include "net/sock.h"
+#include "http/upconn.h"
 
 #include <errno.h>
-#include <unistd.h>
 
 #define CLIENT_HEAD_MAX 65536u /* bytes of a reply's head */
 #define CLIENT_READS    8      /* recv calls for one readiness */
 
 enum { FRAME_NONE = 0, FRAME_LENGTH, FRAME_CHUNKED, FRAME_CLOSE };
 
-struct kars__upconn_s {
-    kars__sock_t sock; /* first */
-    kars__timer_t timer;
-    kars_cycle_t *cycle;
-    kars_upstream_t *upstream;
-    kars__upserver_t *server;
-    kars__xch_t *x; /* NULL: idle */
-    kars__upconn_t *prev;
-    kars__upconn_t *next; /* of the idle list */
-    kars__block_t *rd;
-    uint32_t rd_at;  /* first byte not yet used */
-    uint32_t rd_end; /* end of what was read */
-    uint32_t scanned;
-    uint64_t idle_at_ms;        /* when it went into the idle list */
-    uint8_t key[KARS__TLS_KEY]; /* kars__upstream_key() when it began */
-};
-
-/* A name being resolved; outlives an exchange that was cancelled. */
-typedef struct {
-    kars__xch_t *x;
-    kars_cycle_t *cycle;
-    kars_upstream_t *upstream;
-    kars__upserver_t *server;
-} client_lookup_t;
-
 struct kars__xch_s {
     kars_cycle_t *cycle;
     kars__xch_conf_t conf;
     kars__upconn_t *conn;
-    client_lookup_t *lookup;
-    kars__work_t later; /* start, or free */
+    kars__updial_t *dial; /* NULL: none under way */
+    kars__work_t later;   /* start, or free */
     kars__timer_t total;
-    size_t addr; /* the address that is being tried */
     kars_buf_t *out_last;
     size_t out_len;
-    uint64_t deadline_connect_ms;
     kars__chunked_t chunked;
     uint64_t left;
     uint8_t frame;
-    uint8_t connected;
     uint8_t head_done;
     uint8_t sent;   /* some bytes left */
     uint8_t reused; /* the connection was a kept one */
@@ -60,11 +31,9 @@ struct kars__xch_s {
     uint8_t dead;
     int last_error;
     const char *why; /* of TLS; static */
-    uint8_t key[KARS__TLS_KEY];
 };
 
 static void client_ready(kars__sock_t *sock, uint32_t events);
-static void client_connect(kars__xch_t *x);
 static void client_flush(kars__xch_t *x);
 static void client_read(kars__upconn_t *c);
 
@@ -80,15 +49,6 @@ xch_free(kars__work_t *work)
     kars__free(x);
 }
 
-static void
-conn_close(kars__upconn_t *c)
-{
-    kars__timer_stop(c->cycle->loop, &c->timer);
-    kars__sock_close(&c->sock);
-    kars__block_unref(c->rd);
-    kars__free(c);
-}
-
 /* Takes the exchange apart; its memory goes at the end of the turn, because
  * its own functions may be on the stack. */
 static void
@@ -99,12 +59,10 @@ xch_end(kars__xch_t *x)
     }
     x->dead = 1;
     kars__timer_stop(x->cycle->loop, &x->total);
-    if (x->lookup != NULL) {
-        x->lookup->x = NULL;
-    }
+    kars__updial_cancel(x->dial);
     if (x->conn != NULL) {
         x->conn->x = NULL;
-        conn_close(x->conn);
+        kars__upconn_close(x->conn);
         x->conn = NULL;
     }
     kars__chain_free(x->conf.out);
@@ -150,94 +108,7 @@ kars__xch_why(const kars__xch_t *x)
     return x->why;
 }
 
-/* Idle connections. */
-
-static void
-idle_remove(kars__upconn_t *c)
-{
-    if (c->prev != NULL) {
-        c->prev->next = c->next;
-    } else {
-        c->server->idle = c->next;
-    }
-    if (c->next != NULL) {
-        c->next->prev = c->prev;
-    }
-    c->server->nidle--;
-}
-
-static void
-idle_over(kars__timer_t *t)
-{
-    kars__upconn_t *c =
-        (kars__upconn_t *) ((char *) t - offsetof(kars__upconn_t, timer));
-
-    idle_remove(c);
-    conn_close(c);
-}
-
-static void
-idle_put(kars__upconn_t *c)
-{
-    if (c->server->nidle >= c->upstream->keepalive || c->cycle->draining) {
-        conn_close(c);
-        return;
-    }
-    kars__block_unref(c->rd);
-    c->rd = NULL;
-    c->rd_at = c->rd_end = c->scanned = 0;
-    c->prev = NULL;
-    c->next = c->server->idle;
-    if (c->next != NULL) {
-        c->next->prev = c;
-    }
-    c->server->idle = c;
-    c->server->nidle++;
-    c->idle_at_ms = kars__loop_now(c->cycle->loop);
-    c->timer.fn = idle_over;
-    kars__timer_start(c->cycle->loop, &c->timer,
-                      c->upstream->keepalive_idle_ms);
-    kars__sock_want(&c->sock, KARS__READ);
-}
-
-static kars__upconn_t *
-idle_take(kars__upserver_t *s, const uint8_t key[KARS__TLS_KEY])
-{
-    kars__upconn_t *next;
-
-    for (kars__upconn_t *c = s->idle; c != NULL; c = next) {
-        next = c->next;
-        if (memcmp(c->key, key, KARS__TLS_KEY) != 0) {
-            continue;
-        }
-        idle_remove(c);
-        kars__timer_stop(c->cycle->loop, &c->timer);
-        /* The loop watches it since an earlier turn and has seen no end. Only
-         * one that came back in this turn can have closed unseen. */
-        if (c->idle_at_ms != kars__loop_now(c->cycle->loop) ||
-            kars__sock_idle_ok(&c->sock)) {
-            return c;
-        }
-        conn_close(c);
-    }
-    return NULL;
-}
-
-void
-kars__upstream_close(kars_upstream_t *u)
-{
-    for (size_t i = 0; i < u->nservers; i++) {
-        while (u->servers[i].idle != NULL) {
-            kars__upconn_t *c = u->servers[i].idle;
-
-            idle_remove(c);
-            conn_close(c);
-        }
-        kars__tls_slot_done(&u->servers[i].tls);
-    }
-}
-
-/* Connecting. */
+/* Beginning. */
 
 static void
 conn_timeout(kars__timer_t *t)
@@ -255,99 +126,28 @@ conn_timer(kars__upconn_t *c, uint64_t ms)
     kars__timer_start(c->cycle->loop, &c->timer, ms);
 }
 
-static kars__upconn_t *
-conn_make(kars__xch_t *x, int fd)
-{
-    kars__upconn_t *c = kars__alloc(sizeof(*c));
-
-    if (c == NULL) {
-        (void) close(fd);
-        return NULL;
-    }
-    c->cycle = x->cycle;
-    c->upstream = x->conf.upstream;
-    c->server = x->conf.server;
-    c->x = x;
-    memcpy(c->key, x->key, sizeof(c->key));
-    kars__sock_open(&c->sock, x->cycle->loop, fd, client_ready);
-    if (c->upstream->tls_client != NULL &&
-        kars__tls_connect(c->upstream->tls_client, &c->sock, c->server->at.host,
-                          &c->server->tls) != KARS_OK) {
-        conn_close(c);
-        return NULL;
-    }
-    return c;
-}
-
 /* The connection stands: send. */
 static void
-client_go(kars__xch_t *x)
+client_go(kars__xch_t *x, kars__upconn_t *c)
 {
-    x->connected = 1;
-    kars__sock_want(&x->conn->sock, x->paused ? 0 : KARS__READ);
+    x->conn = c;
+    c->x = x;
+    c->sock.ready = client_ready;
+    kars__sock_want(&c->sock, x->paused ? 0 : KARS__READ);
     client_flush(x);
 }
 
-/* The next address of the server, or the end. */
 static void
-client_connect(kars__xch_t *x)
+client_dialed(kars__upconn_t *c, int error, const char *why, void *data)
 {
-    kars__upserver_t *s = x->conf.server;
+    kars__xch_t *x = data;
 
-    while (x->addr < s->naddrs) {
-        int fd = kars__sock_connect(&s->addrs[x->addr++]);
-
-        if (fd == -1) {
-            x->last_error = errno;
-            continue;
-        }
-        x->conn = conn_make(x, fd);
-        if (x->conn == NULL) {
-            xch_fail(x, ENOMEM);
-            return;
-        }
-
-        uint64_t now = kars__loop_now(x->cycle->loop);
-
-        conn_timer(x->conn, x->deadline_connect_ms > now
-                                ? x->deadline_connect_ms - now
-                                : 1);
-        kars__sock_want(&x->conn->sock, KARS__WRITE);
-        return;
-    }
-    xch_fail(x, x->last_error != 0 ? x->last_error : ECONNREFUSED);
-}
-
-static void
-client_resolved(void *data, int error, const kars__addr_t *addrs, size_t n,
-                uint32_t ttl_s)
-{
-    client_lookup_t *l = data;
-    kars__xch_t *x = l->x;
-    kars_upstream_t *u = l->upstream;
-
-    if (error == 0) {
-        kars__upserver_t *s = l->server;
-
-        memcpy(s->addrs, addrs, n * sizeof(*addrs));
-        s->naddrs = n;
-        s->fresh_until_ms = kars__loop_now(l->cycle->loop) +
-                            (uint64_t) (ttl_s < 1     ? 1
-                                        : ttl_s > 300 ? 300
-                                                      : ttl_s) *
-                                1000;
-    }
-    kars__free(l);
-    kars__upstream_unref(u); /* a live exchange holds another */
-    if (x == NULL) {
-        return;
-    }
-    x->lookup = NULL;
-    if (error != 0) {
+    if (c == NULL) {
+        x->why = why;
         xch_fail(x, error);
-        return;
+    } else {
+        client_go(x, c);
     }
-    client_connect(x);
 }
 
 static void
@@ -356,41 +156,22 @@ client_begin(kars__work_t *work)
     kars__xch_t *x =
         (kars__xch_t *) ((char *) work - offsetof(kars__xch_t, later));
     kars__upserver_t *s = x->conf.server;
-    uint64_t now = kars__loop_now(x->cycle->loop);
+    uint8_t key[KARS__TLS_KEY];
 
-    if (kars__upstream_key(x->conf.upstream, x->conf.scope, x->key) !=
-        KARS_OK) {
+    if (kars__upstream_key(x->conf.upstream, x->conf.scope, key) != KARS_OK) {
         xch_fail(x, ENOMEM);
         return;
     }
-    x->conn = x->conf.fresh ? NULL : idle_take(s, x->key);
-    if (x->conn != NULL) {
-        x->conn->x = x;
+
+    kars__upconn_t *kept = x->conf.fresh ? NULL : kars__idle_take(s, key);
+
+    if (kept != NULL) {
         x->reused = 1;
-        client_go(x);
+        client_go(x, kept);
         return;
     }
-
-    x->deadline_connect_ms = now + x->conf.upstream->connect_ms;
-    if (s->fresh_until_ms > now) {
-        client_connect(x);
-        return;
-    }
-
-    client_lookup_t *l = kars__alloc(sizeof(*l));
-
-    if (l == NULL) {
-        xch_fail(x, ENOMEM);
-        return;
-    }
-    l->x = x;
-    l->cycle = x->cycle;
-    l->upstream = x->conf.upstream;
-    l->server = s;
-    kars__upstream_ref(l->upstream);
-    x->lookup = l;
-    kars__resolve(x->cycle->resolver, s->at.host, s->at.port, client_resolved,
-                  l);
+    kars__updial(&x->dial, x->cycle, x->conf.upstream, s, key, client_dialed,
+                 x);
 }
 
 static void
@@ -500,7 +281,7 @@ kars__xch_write(kars__xch_t *x, kars_buf_t *out, int last)
     x->out_len += kars__chain_len(out);
     *kars__chain_tail(&x->conf.out) = out;
     x->conf.last |= last != 0;
-    if (x->connected) {
+    if (x->conn != NULL) {
         client_flush(x);
     }
 }
@@ -518,7 +299,7 @@ kars__xch_pause(kars__xch_t *x, int on)
         return;
     }
     x->paused = on != 0;
-    if (x->connected) {
+    if (x->conn != NULL) {
         client_want(x);
         if (x->paused) {
             kars__timer_stop(x->cycle->loop, &x->conn->timer);
@@ -590,9 +371,9 @@ client_whole(kars__xch_t *x, kars_buf_t *in)
     x->conn = NULL;
     if (keep) {
         kars__timer_stop(c->cycle->loop, &c->timer);
-        idle_put(c);
+        kars__idle_put(c);
     } else {
-        conn_close(c);
+        kars__upconn_close(c);
     }
     xch_end(x);
     h->body(x, in, KARS_LAST, data);
@@ -783,30 +564,6 @@ client_ready(kars__sock_t *sock, uint32_t events)
     kars__upconn_t *c = (kars__upconn_t *) sock;
     kars__xch_t *x = c->x;
 
-    if (x == NULL) { /* idle: an end, or bytes that nobody asked for */
-        if (!kars__sock_idle_ok(sock)) {
-            idle_remove(c);
-            conn_close(c);
-        }
-        return;
-    }
-    if (!x->connected) {
-        int error = kars__sock_connected(sock);
-
-        if (error == EINPROGRESS) {
-            return;
-        }
-        if (error != 0) {
-            x->last_error = error;
-            x->why = kars__sock_why(sock);
-            x->conn = NULL;
-            conn_close(c);
-            client_connect(x);
-            return;
-        }
-        client_go(x);
-        return;
-    }
     if (events & KARS__WRITE) {
         client_flush(x);
     }

@@ -66,7 +66,4 @@ const char *kars__xch_why(const kars__xch_t *x);
 /* Ends it without a word; its connection is closed. */
 void kars__xch_cancel(kars__xch_t *x);
 
-/* Closes idle connections; for the end of a cycle. */
-void kars__upstream_close(kars_upstream_t *u);
-
 #endif

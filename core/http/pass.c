@@ -103,55 +103,6 @@ kars__req_pass(kars_req_t *r, const kars_pass_t *pass)
     return KARS_DONE;
 }
 
-/* Headers that are the connection's, or ours to write (RFC 9110 7.6.1). */
-static int
-pass_hop(kars_str_t name)
-{
-    static const kars_str_t hop[] = {
-        KARS_STR("connection"),
-        KARS_STR("keep-alive"),
-        KARS_STR("proxy-connection"),
-        KARS_STR("transfer-encoding"),
-        KARS_STR("te"),
-        KARS_STR("trailer"),
-        KARS_STR("upgrade"),
-        KARS_STR("expect"),
-        KARS_STR("content-length"),
-        KARS_STR("proxy-authenticate"),
-        KARS_STR("proxy-authorization"),
-    };
-
-    for (size_t i = 0; i < KARS_NELTS(hop); i++) {
-        if (kars__str_ieq(name, hop[i])) {
-            return 1;
-        }
-    }
-    return 0;
-}
-
-/* What never goes upstream: hop-by-hop fields, those that Connection names,
- * the caller's credential, and our own header family but the trace id. */
-static void
-pass_clean_request(kars_req_t *r)
-{
-    kars_str_t named = kars__headers_get(&r->in, KARS_STR("connection"));
-    size_t o = 0;
-
-    for (size_t i = 0; i < r->in.n; i++) {
-        kars_str_t name = r->in.v[i].name;
-
-        if (pass_hop(name) || kars__str_ieq(name, KARS_STR("host")) ||
-            kars__str_ieq(name, KARS_STR("authorization")) ||
-            kars__str_istarts(name, KARS_STR("x-kars-")) ||
-            kars__str_istarts(name, KARS_STR("x-azureclaw-")) ||
-            (named.len != 0 && kars__str_has_token(named, name))) {
-            continue;
-        }
-        r->in.v[o++] = r->in.v[i];
-    }
-    r->in.n = o;
-}
-
 static void
 pass_refuse(pass_t *p, int status, const char *code, const char *reason)
 {
@@ -487,7 +438,7 @@ void
 kars__pass_start(kars_req_t *r)
 {
     r->phase = KARS_PHASE_UPSTREAM;
-    pass_clean_request(r);
+    kars__pass_clean_request(r);
     kars__headers_del(&r->in, KARS_STR("accept-encoding"));
     (void) kars__headers_add(r->pool, &r->in, KARS_STR("accept-encoding"),
                              KARS_STR("identity"));
@@ -552,31 +503,6 @@ pass_writable(kars__xch_t *x, void *data)
 }
 
 /* The reply. */
-
-static int
-pass_copy_headers(kars_req_t *r, const kars__head_t *head)
-{
-    kars_str_t named =
-        kars__head_get(head->headers, head->nheaders, KARS_STR("connection"));
-    int is_head = kars_str_eq(r->head.method, KARS_STR("HEAD"));
-
-    for (size_t i = 0; i < head->nheaders; i++) {
-        kars_str_t name = head->headers[i].name;
-
-        /* x-kars-*: an upstream must not speak in the router's name */
-        if ((pass_hop(name) &&
-             !(is_head && kars__str_ieq(name, KARS_STR("content-length")))) ||
-            kars__str_istarts(name, KARS_STR("x-kars-")) ||
-            (named.len != 0 && kars__str_has_token(named, name))) {
-            continue;
-        }
-        if (kars__headers_add(r->pool, &r->out, name, head->headers[i].value) !=
-            KARS_OK) {
-            return KARS_ERROR;
-        }
-    }
-    return KARS_OK;
-}
 
 /* RFC 9110 9.2.2: to do it twice is to do it once. */
 static int
@@ -676,7 +602,7 @@ pass_got_head(kars__xch_t *x, const kars__head_t *head, void *data)
     r->status = head->status;
     r->out.n = 0;
     pass_fact(r, "upstream_status", (kars_str_t){ NULL, 0 }, head->status);
-    if (pass_copy_headers(r, head) != KARS_OK) { /* filters go by them */
+    if (kars__pass_copy_headers(r, head) != KARS_OK) { /* filters go by them */
         kars__pass_cancel(r);
         pass_refuse(p, 503, "overloaded", "no memory for the reply");
         return;

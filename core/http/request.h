@@ -410,6 +410,10 @@ void kars__req_tunnel_facts(kars_req_t *r, const struct kars__tunnel_s *t);
 
 /* pass.c */
 int kars__req_pass(kars_req_t *r, const kars_pass_t *pass);
+/* pass_headers.c: takes out what must not go upstream; takes over what a reply
+ * says (ERROR: no memory). */
+void kars__pass_clean_request(kars_req_t *r);
+int kars__pass_copy_headers(kars_req_t *r, const kars__head_t *head);
 void kars__pass_start(kars_req_t *r);
 void kars__pass_body(kars_req_t *r, kars_buf_t *in, uint32_t flags);
 void kars__pass_stream(kars_req_t *r, kars_buf_t *in, uint32_t flags);

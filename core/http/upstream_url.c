@@ -1,7 +1,7 @@
 /* upstream_url.c - upstreams made at run time from URLs: counted, decided by
  * egress.decision/1, gone with their last reference. */
 #include "base/parse.h"
-#include "http/client.h"
+#include "http/upconn.h"
 
 #include <errno.h>
 

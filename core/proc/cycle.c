@@ -1,5 +1,6 @@
 /* cycle.c - what a worker makes and unmakes around its configuration. */
 #include "proc/cycle.h"
+#include "http/upconn.h"
 #include "http/exchange.h"
 #include "http/owner.h"
 #include "http/snapshot.h"
