@@ -1,10 +1,10 @@
 /* cycle.c - what a worker makes and unmakes around its configuration. */
 #include "proc/cycle.h"
-#include "http/upconn.h"
 #include "http/exchange.h"
 #include "http/owner.h"
 #include "http/snapshot.h"
 #include "http/stream.h"
+#include "http/upconn.h"
 #include "http/ws.h"
 #include "kars_config.h"
 #include "proc/logs.h"

@@ -409,6 +409,7 @@ def test_a_relay_to_a_real_server(
     r = start(conf(site, modules, server.socket.getsockname()[1]))
     with open_ws(r, "/relay") as ws:
         kit.wait_for("it is open", lambda: "sockets: far open" in r.log())
+        kit.wait_for("the far side knows", lambda: seen)
         request = seen[0].request
         assert request.path == "/far?a=b"
         assert seen[0].subprotocol == "chat"
@@ -432,6 +433,7 @@ def test_the_far_side_closes(
     r = start(conf(site, modules, server.socket.getsockname()[1]))
     with open_ws(r, "/relay") as ws:
         kit.wait_for("it is open", lambda: "sockets: far open" in r.log())
+        kit.wait_for("the far side knows", lambda: seen)
         seen[0].close(4001, "over there")
         with pytest.raises(websockets.ConnectionClosed) as closed:
             ws.recv(10)
