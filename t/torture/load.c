@@ -1,8 +1,9 @@
 /*
- * load.c - a client that never tries twice: load PORT PATH REQUESTS CONNECTIONS
- * sends so many POSTs to loopback, checks each answer, and prints one line of
- * JSON. A request that got no whole answer with status 200 and the body that it
- * must have is lost, whatever the reason.
+ * load.c - a client that never tries twice: load PORT REQUESTS CONNECTIONS PATH
+ * TENTH sends so many POSTs to loopback, each tenth to another path, checks
+ * each answer, and prints lines of JSON: how far it is (a hundred times), and
+ * what came of it. A request that got no whole answer with status 200 and the
+ * body that it must have is lost, whatever the reason.
  *
  * Connections behave in three ways, by their number: one request each; kept as
  * long as the server keeps them; kept for a random number of requests. A server
@@ -23,6 +24,7 @@ typedef struct {
     unsigned long left; /* requests that this connection will still carry */
     size_t n;           /* bytes in buf */
     size_t sent;        /* bytes of the request */
+    int which;          /* of the two */
     char buf[LOAD_BUF];
 } load_conn_t;
 
@@ -34,9 +36,9 @@ static struct {
     unsigned long done;
     unsigned long lost;
     unsigned long conns;
-    char first[160]; /* what was lost first */
-    char request[4096];
-    size_t request_len;
+    char first[160];       /* what was lost first */
+    char request[2][4096]; /* to PATH, to TENTH */
+    size_t request_len[2];
     unsigned seed;
 } load;
 
@@ -70,9 +72,9 @@ load_watch(load_conn_t *c, int op, uint32_t events)
 static int
 load_send(load_conn_t *c)
 {
-    while (c->sent < load.request_len) {
-        ssize_t n = send(c->fd, load.request + c->sent,
-                         load.request_len - c->sent, MSG_NOSIGNAL);
+    while (c->sent < load.request_len[c->which]) {
+        ssize_t n = send(c->fd, load.request[c->which] + c->sent,
+                         load.request_len[c->which] - c->sent, MSG_NOSIGNAL);
 
         if (n == -1 && errno == EAGAIN) {
             return load_watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
@@ -106,6 +108,7 @@ load_open(load_conn_t *c)
 static int
 load_begin(load_conn_t *c)
 {
+    c->which = load.begun % 10 == 9;
     load.begun++;
     c->sent = 0;
     errno = 0;
@@ -212,6 +215,10 @@ load_ready(load_conn_t *c, uint32_t events)
         (void) fprintf(stderr, "%.400s\n", c->buf);
     } else {
         load.done++;
+        if (load.done % (load.want / 100 + 1) == 0) {
+            printf("{\"answered\":%lu}\n", load.done);
+            (void) fflush(stdout);
+        }
     }
     if (rc == -1 || closes) {
         load_close(c);
@@ -252,24 +259,27 @@ main(int argc, char **argv)
         "{\"model\":\"gpt-4.1-mini\",\"max_tokens\":16,\"messages\":[{\"role\":"
         "\"user\",\"content\":\"none of these may be lost\"}]}";
 
-    if (argc != 5) {
-        (void) fprintf(stderr, "usage: load PORT PATH REQUESTS CONNECTIONS\n");
+    if (argc != 6) {
+        (void) fprintf(stderr,
+                       "usage: load PORT REQUESTS CONNECTIONS PATH TENTH\n");
         return 2;
     }
 
-    int nconns = (int) strtoul(argv[4], NULL, 10);
+    int nconns = (int) strtoul(argv[3], NULL, 10);
     load_conn_t *conns = calloc((size_t) nconns, sizeof(*conns));
 
     net_init();
     load.to = net_loopback((uint16_t) strtoul(argv[1], NULL, 10));
-    load.want = strtoul(argv[3], NULL, 10);
+    load.want = strtoul(argv[2], NULL, 10);
     load.seed = 1;
     load.ep = epoll_create1(EPOLL_CLOEXEC);
-    load.request_len = (size_t) snprintf(
-        load.request, sizeof(load.request),
-        "POST %s HTTP/1.1\r\nHost: kars\r\nContent-Type: application/json\r\n"
-        "Content-Length: %zu\r\n\r\n%s",
-        argv[2], sizeof(body) - 1, body);
+    for (int i = 0; i < 2; i++) {
+        load.request_len[i] = (size_t) snprintf(
+            load.request[i], sizeof(load.request[i]),
+            "POST %s HTTP/1.1\r\nHost: kars\r\n"
+            "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+            argv[4 + i], sizeof(body) - 1, body);
+    }
     if (conns == NULL || load.ep == -1) {
         net_die("load");
     }
