@@ -6,6 +6,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #define CONN_ACCEPTS         64  /* connections taken in one turn */
@@ -188,6 +189,55 @@ conn_know_peer(kars_conn_t *c, int fd, const kars__addr_t *peer)
 }
 
 static void
+conn_taken(kars_listener_t *l, int fd, const kars__addr_t *peer)
+{
+    kars_conn_t *c = kars__conn_open(l, l->cycle->loop);
+    int on = 1;
+
+    if (c == NULL) {
+        (void) close(fd);
+        return;
+    }
+    if (peer->u.sa.sa_family != AF_UNIX) {
+        (void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    }
+    kars__sock_open(&c->sock, l->cycle->loop, fd, conn_ready);
+    if (l->tls && kars__tls_accept(l->server->tls, &c->sock, l->address,
+                                   l->server->core->http2
+                                       ? KARS__TLS_ALPN_HTTP2
+                                       : KARS__TLS_ALPN_HTTP1) != KARS_OK) {
+        kars__conn_close(c);
+        return;
+    }
+    conn_know_peer(c, fd, peer);
+    kars__conn_begin(c);
+}
+
+/* Out of descriptors: who waits is told so at once, by the end of his
+ * connection, with a descriptor that was kept for that. Then a pause, not a
+ * circle. */
+static void
+conn_refuse(kars_listener_t *l, int error)
+{
+    kars_cycle_t *cycle = l->cycle;
+    int refused = 0, fd = 0;
+
+    while (cycle->spare_fd != -1 && refused < CONN_ACCEPTS && fd != -1) {
+        (void) close(cycle->spare_fd);
+        fd = accept4(l->fd, NULL, NULL, SOCK_CLOEXEC);
+        if (fd != -1) {
+            (void) close(fd);
+            refused++;
+        }
+        cycle->spare_fd = eventfd(0, EFD_CLOEXEC);
+    }
+    kars__log(KARS_LOG_ERR, "router: accept: %s listener=%.*s refused=%d",
+              strerror(error), KARS_STR_ARG(l->address), refused);
+    kars__io_want(&l->io, 0);
+    kars__timer_start(cycle->loop, &l->pause, CONN_ACCEPT_PAUSE_MS);
+}
+
+static void
 conn_accept(kars__io_t *io, uint32_t events)
 {
     kars_listener_t *l =
@@ -195,41 +245,17 @@ conn_accept(kars__io_t *io, uint32_t events)
 
     for (int i = 0; i < CONN_ACCEPTS; i++) {
         kars__addr_t peer = { .len = sizeof(peer.u) };
-        int on = 1;
         int fd =
             accept4(l->fd, &peer.u.sa, &peer.len, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
         if (fd == -1) {
             if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
                 errno == ENOMEM) {
-                kars__log(KARS_LOG_ERR, "router: accept: %s listener=%.*s",
-                          strerror(errno), KARS_STR_ARG(l->address));
-                kars__io_want(&l->io, 0); /* not in a circle */
-                kars__timer_start(l->cycle->loop, &l->pause,
-                                  CONN_ACCEPT_PAUSE_MS);
+                conn_refuse(l, errno);
             }
             return;
         }
-
-        kars_conn_t *c = kars__conn_open(l, l->cycle->loop);
-
-        if (c == NULL) {
-            (void) close(fd);
-            return;
-        }
-        if (peer.u.sa.sa_family != AF_UNIX) {
-            (void) setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-        }
-        kars__sock_open(&c->sock, l->cycle->loop, fd, conn_ready);
-        if (l->tls && kars__tls_accept(l->server->tls, &c->sock, l->address,
-                                       l->server->core->http2
-                                           ? KARS__TLS_ALPN_HTTP2
-                                           : KARS__TLS_ALPN_HTTP1) != KARS_OK) {
-            kars__conn_close(c);
-            continue;
-        }
-        conn_know_peer(c, fd, &peer);
-        kars__conn_begin(c);
+        conn_taken(l, fd, &peer);
     }
 }
 

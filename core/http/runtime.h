@@ -187,6 +187,7 @@ struct kars_cycle_s {
 
     kars_conn_t *conns; /* all open client connections */
     size_t nconns;
+    int spare_fd; /* to refuse connections with, when there is no other */
     kars_stream_t *streams; /* opened by modules, not accepted */
     kars__pipes_t pipes;    /* of tunnels */
     kars_ws_t *sockets;     /* WebSockets that modules opened */

@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 uint32_t kars__cycle_loop_flags;
@@ -50,6 +51,7 @@ kars__cycle_bare(kars_err_t *err)
     }
     c->pool = pool;
     c->sandbox = KARS_STR("");
+    c->spare_fd = -1;
     c->loop = kars__loop_create(kars__cycle_loop_flags, err);
     if (c->loop == NULL ||
         (c->offload = kars__offload_create(c->loop, err)) == NULL ||
@@ -187,6 +189,7 @@ kars__cycle_start(kars_cycle_t *c, kars_err_t *err)
 void
 kars__cycle_serve(kars_cycle_t *c)
 {
+    c->spare_fd = eventfd(0, EFD_CLOEXEC);
     for (kars_listener_t *l = c->listeners; l != NULL; l = l->next) {
         kars__conn_listen(l);
     }
@@ -302,5 +305,8 @@ kars__cycle_destroy(kars_cycle_t *c)
     kars__pipes_done(&c->pipes);
     kars__loop_destroy(c->loop);
     kars__zone_unmap(c->zone);
+    if (c->spare_fd != -1) {
+        (void) close(c->spare_fd);
+    }
     kars__pool_destroy(c->pool);
 }

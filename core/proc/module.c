@@ -87,7 +87,7 @@ module_load(kars_pool_t *pool, int fd, kars__mod_t **ret, kars_err_t *err)
 
     /* By descriptor: what was checked is what is loaded. By a number that no
      * module had before: dlopen knows what it has loaded by its name. */
-    static int number = 512;
+    static int number = 128;
     int own = fcntl(fd, F_DUPFD_CLOEXEC, number);
 
     if (own == -1) {

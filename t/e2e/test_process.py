@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
@@ -268,3 +270,35 @@ def test_memory_stays_where_it_is(start: Start, site: kit.Site) -> None:
         assert rss() - before < 2048
     else:
         assert rss() - before < 256 * 1024     # the quarantine fills
+
+
+def test_out_of_descriptors_it_refuses_and_recovers(
+        start: Start, site: kit.Site) -> None:
+    def few() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
+
+    r = start(site.usual(), preexec=few)
+    served = r.wire()
+    assert served.send(wire.request("GET", "/healthz")).answer().status == 200
+    crowd = [socket.create_connection(r.address, 5) for _ in range(500)]
+    closed = 0
+    for s in crowd[300:]:  # more than there can be
+        s.settimeout(5)
+        try:
+            closed += s.recv(1) == b""
+        except ConnectionResetError:
+            closed += 1
+    assert closed == 200
+    assert "refused=" in r.log()
+    assert served.send(wire.request("GET", "/healthz")).answer().status == 200
+    for s in crowd:
+        s.close()
+    kit.wait_for("it takes connections again", lambda: healthy(r))
+    assert r.chat().status == 200
+
+
+def healthy(r: kit.Router) -> bool:
+    try:
+        return r.ask("GET", "/healthz").status == 200
+    except (OSError, wire.Closed):
+        return False
