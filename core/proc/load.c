@@ -693,13 +693,24 @@ load_text(kars__load_t *l, const char *path, kars_err_t *err)
     return rc;
 }
 
+/* What foreign code could ask for the master refuses from here on. */
+static int
+load_seal(kars__load_t *l, kars_err_t *err)
+{
+    int fd;
+
+    return l->channel == -1 ? KARS_OK
+                            : kars__ask(l->channel, KARS__ASK_SEAL,
+                                        KARS_STR(""), 0, &fd, NULL, err);
+}
+
 static int
 load_all(kars__load_t *l, const char *path, kars_err_t *err)
 {
     kars_cycle_t *c = l->cycle;
 
     if (load_text(l, path, err) != KARS_OK || load_main(l, err) != KARS_OK ||
-        load_asks(l, err) != KARS_OK ||
+        load_asks(l, err) != KARS_OK || load_seal(l, err) != KARS_OK ||
         load_drop_privileges(l, err) != KARS_OK ||
         load_modules(l, err) != KARS_OK || load_outermost(l, err) != KARS_OK) {
         return KARS_ERROR;

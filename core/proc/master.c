@@ -326,11 +326,13 @@ master_channel(kars__master_t *m, kars__master_worker_t *w)
     if (rc == KARS_OK && w->state == KARS__WORKER_STARTING) {
         if (ask.kind == KARS__ASK_READY) {
             master_ready(m, w);
+        } else if (w->sealed) {
+            kars__master_answer_sealed(m, w, &ask);
         } else {
             kars__master_answer(m, w, &ask, fd);
         }
     } else if (rc == KARS_OK) {
-        kars__master_answer_ready(m, w, &ask);
+        kars__master_answer_sealed(m, w, &ask);
     }
     w->deaf = rc == KARS_DONE || rc == KARS_ERROR;
     if (fd != -1) {

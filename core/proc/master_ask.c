@@ -149,6 +149,9 @@ kars__master_answer(kars__master_t *m, kars__master_worker_t *w,
     case KARS__ASK_IMAGE:
         master_take_image(m, w, ask, given);
         break;
+    case KARS__ASK_SEAL:
+        w->sealed = 1;
+        break;
     default:
         ask->error = EINVAL;
         break;
@@ -160,8 +163,8 @@ kars__master_answer(kars__master_t *m, kars__master_worker_t *w,
 }
 
 void
-kars__master_answer_ready(kars__master_t *m, kars__master_worker_t *w,
-                          kars__ask_t *ask)
+kars__master_answer_sealed(kars__master_t *m, kars__master_worker_t *w,
+                           kars__ask_t *ask)
 {
     if (ask->kind == KARS__ASK_SECRET &&
         kars__known_has(m->known, w->load, ask->text)) {

@@ -53,10 +53,10 @@ uint64_t kars__master_now(void);
 void kars__master_answer(kars__master_t *m, kars__master_worker_t *w,
                          kars__ask_t *ask, int given);
 
-/* The same for a worker that serves: a secret that its load asked for is opened
+/* The same for a worker with modules: a secret that its load asked for is opened
  * again, any other question is refused (EPERM). */
-void kars__master_answer_ready(kars__master_t *m, kars__master_worker_t *w,
-                               kars__ask_t *ask);
+void kars__master_answer_sealed(kars__master_t *m, kars__master_worker_t *w,
+                                kars__ask_t *ask);
 
 /* USR2 came. */
 void kars__upgrade_want(kars__master_t *m);

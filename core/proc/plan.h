@@ -27,6 +27,8 @@ enum {
     KARS__ASK_CONF,    /* reply: the image of the load's configuration, or
                         * no fd: this is the worker that makes it */
     KARS__ASK_IMAGE,   /* with an fd: that image */
+    KARS__ASK_SEAL,    /* modules come now: from here on nothing is opened but
+                        * secrets that were asked for before */
     KARS__ASK_READY,   /* loaded and started: it could serve */
 
     /* From the master, without a reply. */

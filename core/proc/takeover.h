@@ -34,7 +34,7 @@ typedef struct {
     uint8_t listens; /* to what the master sends: it was READY */
     uint8_t relog;   /* USR1 came before that */
     uint8_t deaf;    /* nothing more comes from its channel */
-    uint8_t unused;
+    uint8_t sealed;  /* its modules are loaded: KARS__ASK_SEAL */
 } kars__master_worker_t;
 
 /* Plain values; a change of any of them changes KARS__KEEP_VERSION. */

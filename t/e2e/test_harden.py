@@ -314,6 +314,53 @@ intruder_start(kars_cycle_t *cycle, kars_err_t *err)
 """
 
 
+# Finds the worker's channel to the master among the descriptors and asks for
+# files that only root has; logs what comes of it.
+START_ASK = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+typedef struct {
+    unsigned kind;
+    int error;
+    unsigned long long number;
+    char text[512];
+} ask_t;
+
+static int
+intruder_start(kars_cycle_t *cycle, kars_err_t *err)
+{
+    for (int fd = 3; fd < 64; fd++) {
+        int type = 0;
+        socklen_t len = sizeof(type);
+
+        if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) != 0 ||
+            type != SOCK_SEQPACKET) {
+            continue;
+        }
+        for (unsigned kind = 1; kind < 10; kind++) {
+            ask_t m = { kind, 0, 0, "%s" };
+            char space[64];
+            struct iovec iov = { &m, sizeof(m) };
+            struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1,
+                                  .msg_control = space,
+                                  .msg_controllen = sizeof(space) };
+
+            if (send(fd, &m, sizeof(m), 0) < 0 || recvmsg(fd, &msg, 0) <= 0) {
+                break;
+            }
+            kars_cycle_log(cycle, KARS_LOG_NOTICE, "asked kind=%%u error=%%d "
+                           "given=%%d", kind, m.error,
+                           msg.msg_controllen != 0);
+        }
+    }
+    return KARS_OK;
+}
+"""
+
+
 class Intruder:
     """A module that does on request what no module should, and its router:
     no other module, one upstream, so that little is needed."""
@@ -586,6 +633,17 @@ def test_a_thread_before_the_filter_is_an_error(intruder: Intruder) -> None:
     p = kit.run_tool("-c", str(intruder.site.conf), check=False)
     assert p.returncode == 1
     assert "a module started a thread in worker_start" in p.stderr
+
+
+def test_a_module_cannot_have_the_master_open_things(
+        intruder: Intruder) -> None:
+    made = intruder.folder / "made"
+    intruder.build(start=START_ASK % made)
+    r = intruder.start(main="hardening off;")  # the channel is ours, not its
+    asked = re.findall(r"asked kind=(\d+) error=(\d+) given=(\d)", r.log())
+    assert len(asked) == 9
+    assert {(e, g) for _, e, g in asked} == {(str(errno.EPERM), "0")}
+    assert not made.exists()
 
 
 def test_hardening_off_says_so(intruder: Intruder) -> None:
