@@ -162,6 +162,21 @@ def test_its_unit_test_needs_only_what_is_installed(
     assert re.search(r"^test_header_guard\.c:\d+: does not hold: ", said, re.M)
 
 
+def test_the_manual_s_module_passes_the_manual_s_test(
+        installed: Installed, tmp_path: Path) -> None:
+    """docs/modules.md, sections 1 and 14, as a stranger would type them."""
+    manual = (kit.TOP / "docs/modules.md").read_text()
+    blocks = re.findall(r"```c\n(.*?)```", manual, re.S)
+    (tmp_path / "hello.c").write_text(
+        next(b for b in blocks if "KARS_MODULE(hello)" in b))
+    (tmp_path / "test_hello.c").write_text(
+        next(b for b in blocks if "#include <kars_test.h>" in b))
+    line = next(s for s in manual.split("\n")
+                if s.startswith("cc ") and "kars-test" in s)
+    run("sh", "-c", f"{line} && ./test_hello", cwd=tmp_path,
+        env={**installed.env, **SANITIZERS})
+
+
 def test_the_kit_shows_no_other_name(installed: Installed) -> None:
     """A module may call its functions as it likes."""
     names = run("nm", "--defined-only", "-g", "libkars-test.a",

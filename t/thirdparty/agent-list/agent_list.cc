@@ -9,7 +9,8 @@
 #include <string_view>
 #include <unordered_set>
 
-namespace {
+namespace
+{
 
 // Built once for each route, in memory of the configuration's pool; its
 // destructor runs when the configuration goes.
@@ -80,8 +81,7 @@ list_rewrite(kars_req_t *r, const void *conf, void *) noexcept
     const auto *lc = static_cast<const list_conf_t *>(conf);
 
     try {
-        kars_str_t agent =
-            kars_header(r, KARS_REQUEST, KARS_STR("user-agent"));
+        kars_str_t agent = kars_header(r, KARS_REQUEST, KARS_STR("user-agent"));
 
         if (lc->names == nullptr || lc->names->count(product(agent)) != 0) {
             return KARS_OK;

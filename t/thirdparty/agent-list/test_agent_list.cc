@@ -4,7 +4,8 @@
 
 #include <cstring>
 
-namespace {
+namespace
+{
 
 const char routes[] = "route GET /some { agent_list OpenAI curl; respond 200; }"
                       "route GET /any { respond 200; }";

@@ -1,6 +1,6 @@
 /* test_header_guard.c - the module in a router without a socket. */
-#include <kars_test.h>
 #include <errno.h>
+#include <kars_test.h>
 #include <string.h>
 
 #define ROUTES                                                    \
