@@ -164,7 +164,7 @@ def test_its_unit_test_needs_only_what_is_installed(
 
 def test_the_manual_s_module_passes_the_manual_s_test(
         installed: Installed, tmp_path: Path) -> None:
-    """docs/modules.md, sections 1 and 14, as a stranger would type them."""
+    """docs/modules.md, sections 1 and 16, as a stranger would type them."""
     manual = (kit.TOP / "docs/modules.md").read_text()
     blocks = re.findall(r"```c\n(.*?)```", manual, re.S)
     (tmp_path / "hello.c").write_text(
