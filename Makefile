@@ -98,7 +98,7 @@ install: build
 
 # Models, virtual environments and other downloads stay.
 BUILT = Makefile modules.mk configured configure.log kars_config.h asan fuzz ci core \
-        modules llhttp t kars-router unit libkars.a libkars.list unit.list \
+        modules static builtins.c builtins.o builtins.d llhttp t kars-router unit libkars.a libkars-test.a libkars.list unit.list \
         unit_suites.h
 clean:
 	rm -rf $(addprefix $(OBJS)/,$(BUILT))

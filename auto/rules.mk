@@ -13,15 +13,21 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 MODULES := $(sort $(patsubst modules/%/,%,$(dir $(wildcard modules/*/*.c))))
 $(foreach m,$(MODULES),$(eval $(m)_SRCS ?= $(wildcard modules/$(m)/*.c)))
 
+# Those of STATIC_MODULES are part of kars-router and have no file of their own.
+STATIC_MODULES := $(sort $(STATIC_MODULES))
+SHARED_MODULES := $(filter-out $(STATIC_MODULES),$(MODULES))
+$(foreach m,$(STATIC_MODULES),$(eval $(m)_DIR ?= modules/$(m)))
+
 Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-5s %s\n' '$(1)' '$(2)')
 
-.PHONY: all router modules unit replay fuzz install FORCE
+.PHONY: all router modules kit unit replay fuzz install FORCE
 .PHONY: print-cppflags print-cc
-all: router modules
+all: router modules kit
 router: $(O)/kars-router
-modules: $(MODULES:%=$(O)/modules/%.so)
-all router modules unit replay fuzz:
+kit: $(O)/libkars-test.a
+modules: $(SHARED_MODULES:%=$(O)/modules/%.so)
+all router modules kit unit replay fuzz:
 	@: # says nothing when there is nothing to do
 
 # --- objects: -D and -I by the part of the tree that a file belongs to
@@ -88,9 +94,39 @@ $(O)/libkars.a: $(CORE_OBJS) $(LLHTTP_OBJS) $(O)/libkars.list
 	@rm -f $@
 	$(Q)ar qcs $@ $(CORE_OBJS) $(LLHTTP_OBJS)
 
-$(O)/kars-router: $(O)/core/main.o $(O)/libkars.a
+STATIC_OBJS = $(STATIC_MODULES:%=$(O)/static/%.o)
+$(O)/kars-router: $(O)/core/main.o $(O)/builtins.o $(STATIC_OBJS) $(O)/libkars.a
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(CFLAGS) -pie $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(Q)$(CC) $(CFLAGS) -pie $(LDFLAGS) -o $@ $^ $(LIBS) \
+	    $(sort $(foreach m,$(STATIC_MODULES),$($(m)_LIBS)))
+
+# The modules that are part of the program: their constants, and the function
+# table that all of them share.
+id_of = $(subst -,_,$(1))
+$(O)/builtins.c: FORCE
+	$(call list,'#include "proc/module.h"' \
+	    'extern const kars_api_t *kars_api;' 'const kars_api_t *kars_api;' \
+	    $(foreach m,$(STATIC_MODULES),'extern const kars_module_t kars_module_$(call id_of,$(m));') \
+	    'const kars_module_t *const kars__builtins[] = {' \
+	    $(foreach m,$(STATIC_MODULES),'    &kars_module_$(call id_of,$(m)),') \
+	    '    NULL' '};')
+
+$(O)/builtins.o: $(O)/builtins.c $(MADE_BY)
+	$(call compile,-DKARS_CORE)
+
+# One object per module, which shows nothing but its constant: two modules may
+# have functions of one name, as two files may.
+define static
+$$(O)/static/$(1)/%.o: $$($(1)_DIR)/%.c $$(MADE_BY)
+	$$(call compile,-DKARS_BUILTIN=$(call id_of,$(1)))
+
+$$(O)/static/$(1).o: $$(patsubst $$($(1)_DIR)/%.c,$$(O)/static/$(1)/%.o,$$($(1)_SRCS)) \
+                     $$(MADE_BY) $(OBJS)/modules.mk
+	$$(call say,LINK,$$@)
+	$$(Q)$$(CC) -r -nostdlib -o $$@ $$(filter %.o,$$^)
+	$$(Q)objcopy --keep-global-symbol=kars_module_$(call id_of,$(1)) $$@
+endef
+$(foreach m,$(STATIC_MODULES),$(eval $(call static,$(m))))
 
 # -z defs: a module that calls into the core by another way than the table
 # that it is given does not link.
@@ -104,6 +140,24 @@ $$(O)/modules/$(1).so: $$(call objs_of,$$($(1)_SRCS)) \
 endef
 $(foreach m,$(MODULES),$(eval $(call module,$(m))))
 
+# --- the kit for unit tests of modules: core, the loop in memory in the place
+# of its sockets, and no other name than kars_test_*
+
+KIT_OBJS = $(O)/t/kit/kit.o $(O)/t/kit/loop.o
+$(O)/t/kit/%.o: t/kit/%.c $(MADE_BY)
+	$(call compile,-DKARS_CORE -DT_KIT -It/unit -It)
+$(O)/t/kit/loop.o: t/unit/loop.c $(MADE_BY)
+	$(call compile,-DKARS_CORE -DT_KIT -It)
+
+$(O)/libkars-test.a: $(KIT_OBJS) $(CORE_OBJS) $(LLHTTP_OBJS) $(O)/libkars.list
+	$(call say,AR,$@)
+	@rm -f $@
+	$(Q)$(CC) -r -nostdlib -o $(O)/t/kit/kars_test.o $(KIT_OBJS) \
+	    $(filter-out $(O)/core/net/sock.o,$(CORE_OBJS)) $(LLHTTP_OBJS)
+	$(Q)objcopy --wildcard --keep-global-symbol='kars_test_*' \
+	    $(O)/t/kit/kars_test.o
+	$(Q)ar qcs $@ $(O)/t/kit/kars_test.o
+
 # --- tests
 
 T_MODULES = $(patsubst t/modules/%.c,$(O)/t/modules/%.so,$(wildcard t/modules/*.c))
@@ -116,8 +170,9 @@ $(O)/t/unit/main.o: $(O)/unit_suites.h
 
 # The tests load modules by path: hence they are built first.
 unit: $(O)/unit
+ALL_SHARED = $(MODULES:%=$(O)/modules/%.so)
 $(O)/unit: $(UNIT_OBJS) $(UNIT_MODULE_OBJS) $(O)/libkars.a $(O)/unit.list \
-           | modules $(T_MODULES)
+           | $(ALL_SHARED) $(T_MODULES)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(CFLAGS) -pie $(LDFLAGS) -o $@ $(UNIT_OBJS) \
 	    $(UNIT_MODULE_OBJS) $(O)/libkars.a -lcunit $(UNIT_LIBS)
@@ -149,14 +204,19 @@ install: all
 	install -d $(DEST)/bin $(DEST)/include $(DEST)/lib/kars/modules \
 	    $(DEST)/lib/pkgconfig $(DEST)/share/kars/conf
 	install -m 755 $(O)/kars-router $(DEST)/bin/kars-router
-	install -m 644 core/kars_module.h $(DEST)/include/kars_module.h
-	$(if $(MODULES),install -m 644 $(MODULES:%=$(O)/modules/%.so) \
+	install -m 644 core/kars_module.h t/kit/kars_test.h $(DEST)/include
+	install -m 644 $(O)/libkars-test.a $(DEST)/lib
+	$(if $(SHARED_MODULES),install -m 644 $(SHARED_MODULES:%=$(O)/modules/%.so) \
 	    $(DEST)/lib/kars/modules)
 	$(if $(wildcard conf/*),cp -R conf/. $(DEST)/share/kars/conf)
 	sed -e 's|@prefix@|$(prefix)|' -e 's|@version@|$(VERSION)|' \
 	    -e 's|@abi@|$(call abi_of,MAJOR).$(call abi_of,MINOR)|' \
 	    core/kars-module.pc.in > $(DEST)/lib/pkgconfig/kars-module.pc
-	chmod 644 $(DEST)/lib/pkgconfig/kars-module.pc
+	sed -e 's|@prefix@|$(prefix)|' -e 's|@version@|$(VERSION)|' \
+	    -e 's|@libs@|$(LIBS) $(filter -fsanitize%,$(LDFLAGS))|' \
+	    t/kit/kars-test.pc.in > $(DEST)/lib/pkgconfig/kars-test.pc
+	chmod 644 $(DEST)/lib/pkgconfig/kars-module.pc \
+	    $(DEST)/lib/pkgconfig/kars-test.pc
 
 # --- for t/lint
 
@@ -170,4 +230,5 @@ FORCE:
 -include $(CORE_OBJS:.o=.d) $(O)/core/main.d $(UNIT_OBJS:.o=.d)
 -include $(LLHTTP_OBJS:.o=.d) $(patsubst %.so,%.d,$(T_MODULES))
 -include $(foreach m,$(MODULES),$(patsubst %.o,%.d,$(call objs_of,$($(m)_SRCS))))
+-include $(O)/builtins.d $(KIT_OBJS:.o=.d) $(foreach m,$(STATIC_MODULES),$(wildcard $(O)/static/$(m)/*.d))
 -include $(FUZZERS:%=$(O)/t/fuzz/%.d) $(O)/t/fuzz/replay.d

@@ -153,9 +153,13 @@ main_command(const char *conf, int argc, char **argv)
 static int
 main_version(void)
 {
-    (void) printf("kars-router %s\nmodule ABI %d.%d\nmodules %s\n",
+    (void) printf("kars-router %s\nmodule ABI %d.%d\nmodules %s\nbuilt in",
                   KARS_VERSION, KARS_ABI_MAJOR, KARS_ABI_MINOR,
                   kars__module_dir());
+    for (size_t i = 0; kars__builtins[i] != NULL; i++) {
+        (void) printf(" %s", kars__builtins[i]->name);
+    }
+    (void) puts(kars__builtins[0] == NULL ? " none" : "");
     return 0;
 }
 
@@ -186,6 +190,7 @@ main(int argc, char **argv)
         { 0 },
     };
 
+    kars__module_builtins = kars__builtins;
     while ((opt = getopt_long(argc, argv, "+c:tTVh", options, NULL)) != -1) {
         switch (opt) {
         case 'D':

@@ -278,6 +278,12 @@ kars__pool_fail_at(uint64_t n)
     pool_fail_in = n;
 }
 
+uint64_t
+kars__pool_fail_left(void)
+{
+    return pool_fail_in;
+}
+
 void *
 kars__alloc(size_t size)
 {

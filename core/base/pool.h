@@ -42,6 +42,8 @@ size_t kars__pool_used(const kars_pool_t *pool);
 
 /* Tests: the nth allocation from now on fails, of all pools; 0: none. */
 void kars__pool_fail_at(uint64_t n);
+/* Allocations until that one; 0: it has failed, or there is none. */
+uint64_t kars__pool_fail_left(void);
 
 #define kars__pnew(pool, type) ((type *) kars__pcalloc(pool, 1, sizeof(type)))
 #define kars__pnewn(pool, type, n) \

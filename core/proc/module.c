@@ -217,6 +217,44 @@ module_find_service(kars__mod_t *const *mods, size_t n, const char *name,
     return KARS_OK;
 }
 
+/* A module that provides another version of a service: "jws/2" for "jws/1". */
+static const kars_service_t *
+module_other_version(kars__mod_t *const *mods, size_t n, const char *name,
+                     const char **ret_module)
+{
+    size_t stem = strcspn(name, "/");
+
+    for (size_t i = 0; i < n; i++) {
+        for (const kars_service_t *s = mods[i]->def.provides;
+             s != NULL && s->name != NULL; s++) {
+            if (strcspn(s->name, "/") == stem &&
+                memcmp(s->name, name, stem) == 0) {
+                *ret_module = mods[i]->def.name;
+                return s;
+            }
+        }
+    }
+    return NULL;
+}
+
+static int
+module_lacks(kars__mod_t *const *mods, size_t n, const kars__mod_t *m,
+             const char *name, kars_err_t *err)
+{
+    const char *by;
+    const kars_service_t *other = module_other_version(mods, n, name, &by);
+
+    return other != NULL
+               ? kars__err(err, 0,
+                           "module %s needs the service %s, module %s "
+                           "provides %s: load versions that fit",
+                           m->def.name, name, by, other->name)
+               : kars__err(err, 0,
+                           "module %s needs the service %s: load a module "
+                           "that provides it",
+                           m->def.name, name);
+}
+
 static int
 module_needs(kars__mod_t *const *mods, size_t n, const kars__mod_t *m,
              kars_err_t *err)
@@ -229,10 +267,7 @@ module_needs(kars__mod_t *const *mods, size_t n, const kars__mod_t *m,
             return KARS_ERROR;
         }
         if (vtable == NULL && !need->optional) {
-            return kars__err(err, 0,
-                             "module %s needs the service %s: load a module "
-                             "that provides it",
-                             m->def.name, need->name);
+            return module_lacks(mods, n, m, need->name, err);
         }
         if (vtable != NULL && *(const size_t *) vtable < need->min_size) {
             return kars__err(err, 0,

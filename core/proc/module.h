@@ -13,8 +13,13 @@ extern const kars_api_t kars__api;
 extern const kars__dresolve_t *kars__abi_resolve;
 
 /* Modules that are part of the program, found by name before any file; ends
- * with NULL. NULL: none. The unit tests put theirs here. */
+ * with NULL. NULL: none. main() puts kars__builtins here, the unit tests
+ * theirs. */
 extern const kars_module_t *const *kars__module_builtins;
+
+/* What configure was told to build in; ends with NULL. Written by the build,
+ * next to core/main.c. */
+extern const kars_module_t *const kars__builtins[];
 
 /*
  * Opens DIR/NAME.so (or NAME itself when it holds a slash), reads its head

@@ -4,6 +4,7 @@
 #include "http/upstream.h"
 #include "proc/cycle.h"
 #include "proc/load.h"
+#include "proc/module.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -103,12 +104,81 @@ reference_count(const kars_directive_t *rows)
     return n;
 }
 
+/* The files that load_module would take: NAME.so, unless NAME is built in. */
 static int
 reference_is_module(const struct dirent *e)
 {
     size_t n = strlen(e->d_name);
 
-    return n > 3 && strcmp(e->d_name + n - 3, ".so") == 0;
+    if (n <= 3 || strcmp(e->d_name + n - 3, ".so") != 0) {
+        return 0;
+    }
+
+    const kars_module_t *const *m = kars__module_builtins;
+
+    while (m != NULL && *m != NULL &&
+           !kars_str_eq(kars__strz((*m)->name),
+                        (kars_str_t){ e->d_name, n - 3 })) {
+        m++;
+    }
+    return m == NULL || *m == NULL;
+}
+
+static int
+reference_module(kars_cycle_t *c, const char *dir, kars_str_t name,
+                 kars_err_t *err)
+{
+    char title[128];
+
+    if (kars__cycle_add_module(c, dir, name, err) != KARS_OK) {
+        return KARS_ERROR;
+    }
+
+    const kars__mod_t *m = c->mods[c->nmods - 1];
+
+    if (m->table.nrows != 0) {
+        (void) snprintf(title, sizeof(title), "Module %s", m->def.name);
+        reference_table(title, m->table.rows, m->table.nrows);
+    }
+    return KARS_OK;
+}
+
+/* The first built-in module after one name and before another, in the order of
+ * names; NULL: none. before NULL: the end. */
+static const char *
+reference_builtin(const char *after, const char *before)
+{
+    const char *best = NULL;
+
+    for (const kars_module_t *const *m = kars__module_builtins;
+         m != NULL && *m != NULL; m++) {
+        const char *name = (*m)->name;
+
+        if (strcmp(name, after) > 0 &&
+            (before == NULL || strcmp(name, before) < 0) &&
+            (best == NULL || strcmp(name, best) < 0)) {
+            best = name;
+        }
+    }
+    return best;
+}
+
+/* The built-in modules before this name and after *last, which becomes the last
+ * of them; then the one of that name, unless it is NULL. */
+static int
+reference_upto(kars_cycle_t *c, const char *dir, const char **last,
+               const char *name, kars_err_t *err)
+{
+    const char *b;
+
+    while ((b = reference_builtin(*last, name)) != NULL) {
+        *last = b;
+        if (reference_module(c, dir, kars__strz(b), err) != KARS_OK) {
+            return KARS_ERROR;
+        }
+    }
+    return name == NULL ? KARS_OK
+                        : reference_module(c, dir, kars__strz(name), err);
 }
 
 int
@@ -118,9 +188,10 @@ kars__reference_print(const char *dir, kars_err_t *err)
     struct dirent **names = NULL;
     int n =
         c != NULL ? scandir(dir, &names, reference_is_module, alphasort) : -1;
+    const char *last = "";
     int rc = KARS_OK;
 
-    if (n < 0) {
+    if (n < 0 && (c == NULL || errno != ENOENT)) {
         return c != NULL ? kars__err(err, errno, "modules in \"%s\"", dir)
                          : KARS_ERROR;
     }
@@ -131,19 +202,14 @@ kars__reference_print(const char *dir, kars_err_t *err)
     reference_table("Core: upstreams", kars__upstream_directives,
                     reference_count(kars__upstream_directives));
     for (int i = 0; i < n; i++) {
-        kars_str_t name = { names[i]->d_name, strlen(names[i]->d_name) - 3 };
-        char title[128];
-
+        names[i]->d_name[strlen(names[i]->d_name) - 3] = '\0'; /* ".so" */
         if (rc == KARS_OK) {
-            rc = kars__cycle_add_module(c, dir, name, err);
-        }
-        if (rc == KARS_OK && c->mods[c->nmods - 1]->table.nrows != 0) {
-            const kars__mod_t *m = c->mods[c->nmods - 1];
-
-            (void) snprintf(title, sizeof(title), "Module %s", m->def.name);
-            reference_table(title, m->table.rows, m->table.nrows);
+            rc = reference_upto(c, dir, &last, names[i]->d_name, err);
         }
         kars__free(names[i]);
+    }
+    if (rc == KARS_OK) {
+        rc = reference_upto(c, dir, &last, NULL, err);
     }
     kars__free(names);
     kars__cycle_destroy(c);

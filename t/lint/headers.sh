@@ -1,5 +1,5 @@
 #!/bin/sh
-# headers.sh - every header of core compiles alone; the public one in C and in
+# headers.sh - every header of core compiles alone; the public ones in C and in
 # C++; the sketches of modules compile against it and nothing else.
 set -eu
 . t/lint/files.sh
@@ -26,6 +26,8 @@ done
 alone "$cc" "-std=gnu11 -x c" core/kars_module.h
 alone "$cc" "-std=gnu11 -x c -DKARS_CORE" core/kars_module.h
 alone g++ "-std=gnu++17 -x c++" core/kars_module.h
+alone "$cc" "-std=gnu11 -x c -Icore" t/kit/kars_test.h
+alone g++ "-std=gnu++17 -x c++ -Icore" t/kit/kars_test.h
 
 for sketch in $(files 't/abi/sketches/*.c'); do
     # shellcheck disable=SC2086

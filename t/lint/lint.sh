@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.." || exit 1
 OBJS=${OBJS:-objs}
 export OBJS
 
-checks=${*:-format layers banned headers tests paths size shell}
+checks=${*:-format layers banned headers abi tests paths size shell}
 rc=0
 for check in $checks; do
     start=$(date +%s)

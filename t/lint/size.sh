@@ -6,7 +6,7 @@ set -eu
 
 # shellcheck disable=SC2046
 awk '
-FNR == 801 && FILENAME != "core/kars_module.h" {
+FNR == 801 && FILENAME !~ /\/kars_module\.h$/ {
     print FILENAME ":801: more than 800 lines: usually two files"
     bad = 1
 }

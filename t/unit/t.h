@@ -17,7 +17,11 @@
 
 #include "kars_module.h"
 
+#ifdef T_KIT /* loop.c as a part of libkars-test */
+#include "kit/check.h"
+#else
 #include <CUnit/CUnit.h>
+#endif
 #include <string.h>
 
 typedef void (*t_fn_t)(void);
@@ -36,10 +40,12 @@ void t_suite(const char *name);
 void t_test(const char *suite, const char *name, t_fn_t fn);
 void t_case(const char *label);
 
+#ifndef T_KIT
 /* CUnit's CU_ASSERT... macros end here, so that they know the row. */
 CU_BOOL t_assert(CU_BOOL ok, unsigned int line, const char *condition,
                  const char *file, const char *function, CU_BOOL fatal);
 #define CU_assertImplementation t_assert
+#endif
 
 /* Borrows s. */
 static inline kars_str_t

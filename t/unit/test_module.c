@@ -28,6 +28,7 @@ static const void *slot, *optional_slot;
 static const kars_service_t gives[] = { { "x.y/1", &service }, { 0 } };
 static const kars_need_t needs[] = { { "x.y/1", &slot, sizeof(service_t), 0 }, { 0 } };
 static const kars_need_t needs_more[] = { { "x.y/1", &slot, sizeof(service_t) + 1, 0 }, { 0 } };
+static const kars_need_t needs_newer[] = { { "x.y/2", &slot, sizeof(service_t), 0 }, { 0 } };
 static const kars_need_t wants[] = { { "z/1", &optional_slot, 8, 1 }, { 0 } };
 static const kars_hook_t connect_hooks[] = { { .phase = KARS_PHASE_CONNECT, .run = module_ok }, { 0 } };
 static const kars_hook_t no_function[] = { { .phase = KARS_PHASE_ADMIT }, { 0 } };
@@ -43,6 +44,7 @@ static const kars_module_t
     giver2   = { T_MODULE_HEAD, .name = "giver2", .provides = gives },
     needer   = { T_MODULE_HEAD, .name = "needer", .needs = needs },
     more     = { T_MODULE_HEAD, .name = "more", .needs = needs_more },
+    newer    = { T_MODULE_HEAD, .name = "newer", .needs = needs_newer },
     wanter   = { T_MODULE_HEAD, .name = "wanter", .needs = wants },
     after    = { T_MODULE_HEAD, .name = "after", .after = "other plain" },
     before   = { T_MODULE_HEAD, .name = "before", .before = "plain" },
@@ -64,6 +66,7 @@ static const struct { const kars_module_t *mods[3]; const char *error; } loads[]
     { { &after }, "" }, /* who is not there need not stand earlier */
     { { &plain, &plain }, "loaded twice" },
     { { &needer }, "needs the service x.y/1" },
+    { { &giver, &newer }, "module newer needs the service x.y/2, module giver provides x.y/1" },
     { { &giver, &giver2 }, "both giver and giver2 provide x.y/1" },
     { { &giver, &more }, "its provider has" },
     { { &after, &plain }, "must stand after" },
