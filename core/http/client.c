@@ -1,4 +1,4 @@
-/* client.c - the HTTP client: one exchange on a connection of dial.c, which
+/* client.c - the HTTP client: one exchange on a connection of upconn.c, which
  * goes back there when the reply is whole. */
 #include "http/client.h"
 #include "http/upconn.h"
@@ -61,7 +61,7 @@ xch_end(kars__xch_t *x)
     kars__timer_stop(x->cycle->loop, &x->total);
     kars__updial_cancel(x->dial);
     if (x->conn != NULL) {
-        x->conn->x = NULL;
+        x->conn->user = NULL;
         kars__upconn_close(x->conn);
         x->conn = NULL;
     }
@@ -116,7 +116,7 @@ conn_timeout(kars__timer_t *t)
     kars__upconn_t *c =
         (kars__upconn_t *) ((char *) t - offsetof(kars__upconn_t, timer));
 
-    xch_fail(c->x, ETIMEDOUT);
+    xch_fail(c->user, ETIMEDOUT);
 }
 
 static void
@@ -131,7 +131,7 @@ static void
 client_go(kars__xch_t *x, kars__upconn_t *c)
 {
     x->conn = c;
-    c->x = x;
+    c->user = x;
     c->sock.ready = client_ready;
     kars__sock_want(&c->sock, x->paused ? 0 : KARS__READ);
     client_flush(x);
@@ -367,7 +367,7 @@ client_whole(kars__xch_t *x, kars_buf_t *in)
     int keep =
         x->keep && x->conf.out == NULL && x->conf.last && c->rd_at == c->rd_end;
 
-    c->x = NULL;
+    c->user = NULL;
     x->conn = NULL;
     if (keep) {
         kars__timer_stop(c->cycle->loop, &c->timer);
@@ -523,7 +523,7 @@ client_eof(kars__xch_t *x)
 static void
 client_read(kars__upconn_t *c)
 {
-    kars__xch_t *x = c->x;
+    kars__xch_t *x = c->user;
 
     for (int i = 0; i < CLIENT_READS && !x->paused; i++) {
         if (client_room(c) != KARS_OK) {
@@ -562,7 +562,7 @@ static void
 client_ready(kars__sock_t *sock, uint32_t events)
 {
     kars__upconn_t *c = (kars__upconn_t *) sock;
-    kars__xch_t *x = c->x;
+    kars__xch_t *x = c->user;
 
     if (events & KARS__WRITE) {
         client_flush(x);

@@ -4,6 +4,7 @@
 
 #define UPSTREAM_FAILURES  3     /* in a row, within the window: unhealthy */
 #define UPSTREAM_WINDOW_MS 60000 /* of failures in a row */
+#define UPSTREAM_TTL_MAX_S 300   /* a name is asked for again after that */
 
 #define U(f) offsetof(kars_upstream_t, f)
 
@@ -14,7 +15,7 @@ const kars_directive_t kars__upstream_directives[] = {
       .doc = "HOST:PORT or unix:PATH of one server; may be repeated" },
     { .name = "timeout", .key = "connect", .at = KARS_AT_UPSTREAM,
       .type = KARS_T_MSEC, .offset = U(connect_ms), .dflt = "10s",
-      .doc = "until the connection stands" },
+      .doc = "until the connection stands: name, attempts and handshake" },
     { .name = "timeout", .key = "first_byte", .at = KARS_AT_UPSTREAM,
       .type = KARS_T_MSEC, .offset = U(first_byte_ms), .dflt = "600s",
       .doc = "from the whole request to the first byte of the reply" },
@@ -103,6 +104,33 @@ kars__upstream_init(kars_upstream_t *u, kars_pool_t *pool, kars_err_t *err)
         }
     }
     return KARS_OK;
+}
+
+void
+kars__upserver_addrs(kars__upserver_t *s, const kars__addr_t *addrs, size_t n,
+                     uint32_t ttl_s, uint64_t now_ms)
+{
+    uint64_t ttl = ttl_s < 1                    ? 1
+                   : ttl_s > UPSTREAM_TTL_MAX_S ? UPSTREAM_TTL_MAX_S
+                                                : ttl_s;
+    size_t same = 0, other = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        sa_family_t first = addrs[0].u.sa.sa_family;
+
+        while (same < n && addrs[same].u.sa.sa_family != first) {
+            same++;
+        }
+        while (other < n && addrs[other].u.sa.sa_family == first) {
+            other++;
+        }
+
+        int turn = same == n || (other < n && i % 2 == 1);
+
+        s->addrs[i] = addrs[turn ? other++ : same++];
+    }
+    s->naddrs = n;
+    s->fresh_until_ms = now_ms + ttl * 1000;
 }
 
 int

@@ -66,6 +66,15 @@ extern const kars_directive_t kars__upstream_directives[];
 /* After its directives were set: reads the servers. */
 int kars__upstream_init(kars_upstream_t *u, kars_pool_t *pool, kars_err_t *err);
 
+/*
+ * What a resolver said: 1 to KARS__RESOLVE_MAX addresses, for as long as the
+ * TTL says, within 1 and 300 s. They stay in its order, but families take
+ * turns: one that leads nowhere costs one attempt, however many addresses it
+ * has (RFC 8305, section 4).
+ */
+void kars__upserver_addrs(kars__upserver_t *s, const kars__addr_t *addrs,
+                          size_t n, uint32_t ttl_s, uint64_t now_ms);
+
 /* What makes connections of an upstream unlike: TLS, and whose credential goes
  * over them. Kept ones are reused only where it is equal. */
 int kars__upstream_key(const kars_upstream_t *u, kars_str_t scope,

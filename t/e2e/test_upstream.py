@@ -1,0 +1,222 @@
+"""Ways to a server: names and their addresses, and what becomes of them when
+they change, lead nowhere, or are too many."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import kit
+import wire
+from conftest import Start
+from dns import AAAA, Dns
+
+Serve = Callable[..., "Server"]
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers every GET with where it was reached."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int) -> None:
+        self.address_family = (socket.AF_INET6 if ":" in host
+                               else socket.AF_INET)
+        self.connections: set[tuple[str, int]] = set()
+        self.now = 0        # requests that are being served
+        self.most = 0
+        self.order: list[str] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.lock = threading.Lock()
+        super().__init__((host, port), Handler)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_GET(self) -> None:
+        s = self.server
+        with s.lock:
+            s.connections.add(self.client_address[:2])
+            s.order.append(self.path)
+            s.now += 1
+            s.most = max(s.most, s.now)
+        s.gate.wait(20)
+        with s.lock:
+            s.now -= 1
+        body = s.server_address[0].encode()
+        with contextlib.suppress(ConnectionError):
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """serve(host, port) runs a server until the test ends."""
+    running: list[Server] = []
+
+    def run(host: str, port: int) -> Server:
+        s = Server(host, port)
+        threading.Thread(target=s.serve_forever, args=(0.02,),
+                         daemon=True).start()
+        running.append(s)
+        return s
+
+    yield run
+    for s in running:
+        s.gate.set()
+        s.shutdown()
+        s.server_close()
+
+
+@pytest.fixture
+def dns() -> Iterator[Dns]:
+    d = Dns().start()
+    yield d
+    d.stop()
+
+
+@pytest.fixture
+def silent() -> Iterator[Callable[[str, int], None]]:
+    """silent(host, port): connections there neither stand nor fail. Its queue
+    is full, and Linux drops what would be one more."""
+    with contextlib.ExitStack() as stack:
+        def run(host: str, port: int) -> None:
+            s = stack.enter_context(socket.socket())
+            s.bind((host, port))
+            s.listen(0)
+            for _ in range(3):
+                c = stack.enter_context(socket.socket())
+                c.setblocking(False)
+                c.connect_ex((host, port))
+        yield run
+
+
+def conf(site: kit.Site, upstream: str, main: str = "") -> str:
+    return (site.main(("identity", "status"), extra=main)
+            + f"upstream up {{ {upstream} }}\n"
+            + site.server("route GET /up/{rest...} { access open; pass up; }"))
+
+
+def where(router: kit.Router) -> str:
+    a = router.ask("GET", "/up/x")
+    assert a.status == 200, a
+    return a.body.decode()
+
+
+@pytest.mark.core
+def test_a_changed_address_moves_traffic(site: kit.Site, start: Start,
+                                         serve: Serve, dns: Dns) -> None:
+    port = kit.free_port()
+    serve("127.0.0.2", port)
+    serve("127.0.0.3", port)
+    dns.table["model.test"] = ["127.0.0.2"]
+    router = start(conf(site, f"server model.test:{port}; keepalive 0;"),
+                   through=dns.through(site.dir))
+    assert where(router) == "127.0.0.2"
+    dns.table["model.test"] = ["127.0.0.3"]
+    kit.wait_for("the TTL is over", lambda: where(router) == "127.0.0.3")
+    dns.table["model.test"] = ["127.0.0.2"]
+    kit.wait_for("and again", lambda: where(router) == "127.0.0.2")
+    assert "master: serving" in router.log()
+    assert router.log().count("master: serving") == 1   # no reload
+
+
+def test_a_name_is_asked_for_when_its_ttl_is_over(
+        site: kit.Site, start: Start, serve: Serve, dns: Dns) -> None:
+    port = kit.free_port()
+    serve("127.0.0.2", port)
+    dns.table["model.test"] = ["127.0.0.2"]
+    dns.ttl = 3600
+    router = start(conf(site, f"server model.test:{port}; keepalive 0;"),
+                   through=dns.through(site.dir))
+    for _ in range(20):
+        assert where(router) == "127.0.0.2"
+    assert len(dns.asked) == 2      # A and AAAA, once
+    assert {name for name, _ in dns.asked} == {"model.test"}
+
+
+def test_search_and_ndots_are_honoured(site: kit.Site, start: Start,
+                                       serve: Serve, dns: Dns) -> None:
+    port = kit.free_port()
+    serve("127.0.0.2", port)
+    dns.table["model.prod.svc.test"] = ["127.0.0.2"]
+    router = start(conf(site, f"server model.prod:{port};"),
+                   through=dns.through(site.dir, "search my.test svc.test\n"
+                                       "options ndots:2\n"))
+    assert where(router) == "127.0.0.2"
+    names = list(dict.fromkeys(name for name, _ in dns.asked))
+    assert names == ["model.prod.my.test", "model.prod.svc.test"]
+
+
+def test_a_name_that_does_not_exist_is_said(site: kit.Site, start: Start,
+                                            dns: Dns) -> None:
+    router = start(conf(site, "server nobody.test:80;"),
+                   through=dns.through(site.dir))
+    assert router.ask("GET", "/up/x").status == 502
+    assert 'error="No such file or directory"' in router.log()
+
+
+@pytest.mark.core
+def test_both_families_are_tried(site: kit.Site, start: Start, serve: Serve,
+                                 dns: Dns) -> None:
+    port = kit.free_port()
+    dns.table["model.test"] = ["::1", "127.0.0.2"]
+    router = start(conf(site, f"server model.test:{port}; keepalive 0;"),
+                   through=dns.through(site.dir))
+    assert router.ask("GET", "/up/x").status == 502     # nobody is there
+    six = serve("::1", port)
+    assert where(router) == "::1"
+    assert ("model.test", AAAA) in dns.asked
+    six.shutdown()
+    six.socket.close()
+    serve("127.0.0.2", port)
+    assert where(router) == "127.0.0.2"
+
+
+@pytest.mark.core
+def test_an_address_that_leads_nowhere_costs_little(
+        site: kit.Site, start: Start, serve: Serve, dns: Dns,
+        silent: Callable[[str, int], None]) -> None:
+    port = kit.free_port()
+    dead = ["127.0.0.5", "127.0.0.6"]
+    for host in dead:
+        silent(host, port)
+    serve("::1", port)
+    dns.table["model.test"] = [*dead, "::1"]
+    router = start(conf(site, f"server model.test:{port}; keepalive 0;"
+                              " timeout connect=20s;"),
+                   through=dns.through(site.dir))
+    begun = time.monotonic()
+    assert where(router) == "::1"
+    assert time.monotonic() - begun < 5     # a stagger, no time-out
+
+
+def test_the_first_that_stands_is_taken_and_remembered(
+        site: kit.Site, start: Start, serve: Serve, dns: Dns,
+        silent: Callable[[str, int], None]) -> None:
+    port = kit.free_port()
+    silent("127.0.0.5", port)
+    serve("127.0.0.6", port)
+    dns.table["model.test"] = ["127.0.0.5", "127.0.0.6"]
+    dns.ttl = 300
+    router = start(conf(site, f"server model.test:{port}; keepalive 0;"),
+                   through=dns.through(site.dir))
+    assert where(router) == "127.0.0.6"
+    begun = time.monotonic()
+    for _ in range(10):
+        assert where(router) == "127.0.0.6"
+    assert time.monotonic() - begun < 2     # ten staggers would be 2.5 s
