@@ -2,6 +2,7 @@
  * goes back there when the reply is whole. */
 #include "http/client.h"
 #include "http/upconn.h"
+#include "http/upqueue.h"
 
 #include <errno.h>
 
@@ -15,6 +16,7 @@ struct kars__xch_s {
     kars__xch_conf_t conf;
     kars__upconn_t *conn;
     kars__updial_t *dial; /* NULL: none under way */
+    kars__upturn_t turn;  /* at the server */
     kars__work_t later;   /* start, or free */
     kars__timer_t total;
     kars_buf_t *out_last;
@@ -60,6 +62,7 @@ xch_end(kars__xch_t *x)
     x->dead = 1;
     kars__timer_stop(x->cycle->loop, &x->total);
     kars__updial_cancel(x->dial);
+    kars__upturn_give(&x->turn);
     if (x->conn != NULL) {
         x->conn->user = NULL;
         kars__upconn_close(x->conn);
@@ -95,7 +98,7 @@ xch_fail(kars__xch_t *x, int error)
     if (x->conn != NULL) {
         x->why = kars__sock_why(&x->conn->sock);
     }
-    if (reached != KARS__REACHED_STALE) {
+    if (reached != KARS__REACHED_STALE && kars__upturn_has(&x->turn)) {
         kars__upstream_result(x->cycle, x->conf.upstream, x->conf.server, 0);
     }
     xch_end(x);
@@ -151,13 +154,19 @@ client_dialed(kars__upconn_t *c, int error, const char *why, void *data)
 }
 
 static void
-client_begin(kars__work_t *work)
+client_turn(kars__upturn_t *turn, int error, const char *why)
 {
     kars__xch_t *x =
-        (kars__xch_t *) ((char *) work - offsetof(kars__xch_t, later));
+        (kars__xch_t *) ((char *) turn - offsetof(kars__xch_t, turn));
+    const kars_upstream_t *u = x->conf.upstream;
     kars__upserver_t *s = x->conf.server;
     uint8_t key[KARS__TLS_KEY];
 
+    if (error != 0) {
+        x->why = why;
+        xch_fail(x, error);
+        return;
+    }
     if (kars__upstream_key(x->conf.upstream, x->conf.scope, key) != KARS_OK) {
         xch_fail(x, ENOMEM);
         return;
@@ -170,8 +179,21 @@ client_begin(kars__work_t *work)
         client_go(x, kept);
         return;
     }
+    if (u->max_connections != 0) {
+        kars__idle_trim(s, u->max_connections - s->busy);
+    }
     kars__updial(&x->dial, x->cycle, x->conf.upstream, s, key, client_dialed,
                  x);
+}
+
+static void
+client_begin(kars__work_t *work)
+{
+    kars__xch_t *x =
+        (kars__xch_t *) ((char *) work - offsetof(kars__xch_t, later));
+
+    kars__upturn_take(&x->turn, x->cycle, x->conf.upstream, x->conf.server,
+                      client_turn);
 }
 
 static void

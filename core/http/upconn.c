@@ -125,6 +125,19 @@ kars__idle_take(kars__upserver_t *s, const uint8_t key[KARS__TLS_KEY])
 }
 
 void
+kars__idle_trim(kars__upserver_t *s, uint64_t n)
+{
+    while (s->nidle > n) {
+        kars__upconn_t *c = s->idle;
+
+        while (c->next != NULL) {
+            c = c->next;
+        }
+        idle_drop(c);
+    }
+}
+
+void
 kars__upstream_close(kars_upstream_t *u)
 {
     for (size_t i = 0; i < u->nservers; i++) {

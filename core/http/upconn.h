@@ -53,6 +53,8 @@ void kars__updial_cancel(kars__updial_t *d); /* NULL: nothing to do */
 /* A kept connection of that key on which the server has not spoken; NULL. */
 kars__upconn_t *kars__idle_take(kars__upserver_t *s,
                                 const uint8_t key[KARS__TLS_KEY]);
+/* Closes the oldest until no more than n are kept. */
+void kars__idle_trim(kars__upserver_t *s, uint64_t n);
 /* Keeps it, or closes it where there are enough. */
 void kars__idle_put(kars__upconn_t *c);
 

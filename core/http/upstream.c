@@ -38,6 +38,18 @@ const kars_directive_t kars__upstream_directives[] = {
     { .name = "keepalive", .key = "idle", .at = KARS_AT_UPSTREAM,
       .type = KARS_T_MSEC, .offset = U(keepalive_idle_ms), .dflt = "60s",
       .doc = "how long they are kept" },
+    { .name = "max_connections", .at = KARS_AT_UPSTREAM,
+      .type = KARS_T_COUNT, .offset = U(max_connections), .dflt = "0",
+      .doc = "connections of each worker to each server for requests, idle "
+             "ones included; 0: any number" },
+    { .name = "queue", .at = KARS_AT_UPSTREAM, .type = KARS_T_COUNT,
+      .offset = U(queue), .dflt = "128",
+      .doc = "requests that may wait, in each worker for each server, in the "
+             "order of their coming, while max_connections are busy; one more "
+             "is 503" },
+    { .name = "queue", .key = "timeout", .at = KARS_AT_UPSTREAM,
+      .type = KARS_T_MSEC, .offset = U(queue_ms), .dflt = "10s",
+      .doc = "how long they wait; then 503" },
     { .name = "tls", .at = KARS_AT_UPSTREAM, .type = KARS_T_FLAG,
       .offset = U(tls), .dflt = "off",
       .doc = "speak TLS 1.2 or 1.3; the server is always verified" },
@@ -164,11 +176,17 @@ server_healthy(kars_cycle_t *cycle, const kars__upserver_t *s)
            kars__loop_now(cycle->loop) - s->failed_at_ms > UPSTREAM_WINDOW_MS;
 }
 
+int
+kars__upserver_full(const kars_upstream_t *u, const kars__upserver_t *s)
+{
+    return u->max_connections != 0 && s->busy >= u->max_connections;
+}
+
 kars__upserver_t *
 kars__upstream_pick(kars_cycle_t *cycle, kars_upstream_t *u,
                     const kars__upserver_t *avoid)
 {
-    kars__upserver_t *any = NULL;
+    kars__upserver_t *any = NULL, *full = NULL;
 
     for (size_t i = 0; i < u->nservers; i++) {
         size_t at = (u->turn + i) % u->nservers;
@@ -177,18 +195,19 @@ kars__upstream_pick(kars_cycle_t *cycle, kars_upstream_t *u,
         if (s == avoid) {
             continue;
         }
-        if (server_healthy(cycle, s)) {
+        if (!server_healthy(cycle, s)) {
+            any = any != NULL ? any : s;
+        } else if (!kars__upserver_full(u, s)) {
             u->turn = at + 1;
             return s;
-        }
-        if (any == NULL) {
-            any = s;
+        } else if (full == NULL || s->nwaiting < full->nwaiting) {
+            full = s;
         }
     }
-    if (any == NULL) {
-        any = &u->servers[u->turn % u->nservers];
+    if (full != NULL || any != NULL) {
+        return full != NULL ? full : any; /* all unhealthy: tried anyway */
     }
-    return any; /* all unhealthy: the first is tried anyway */
+    return &u->servers[u->turn % u->nservers];
 }
 
 void

@@ -10,7 +10,8 @@
 
 #define KARS__UPSTREAM_SERVERS 32u
 
-typedef struct kars__upconn_s kars__upconn_t; /* client.c */
+typedef struct kars__upconn_s kars__upconn_t; /* upconn.h */
+typedef struct kars__upturn_s kars__upturn_t; /* upqueue.h */
 
 typedef struct {
     kars_str_t text;    /* as written */
@@ -20,6 +21,10 @@ typedef struct {
     uint64_t fresh_until_ms; /* of addrs; UINT64_MAX: an address as written */
     kars__upconn_t *idle;    /* newest first */
     uint32_t nidle;
+    uint32_t busy;         /* exchanges under way */
+    uint32_t nwaiting;     /* for a turn */
+    kars__upturn_t *first; /* of these */
+    kars__upturn_t *last;
     uint32_t failures;     /* in a row */
     uint64_t failed_at_ms; /* the first of them; monotonic */
     kars__tls_slot_t tls;
@@ -30,6 +35,8 @@ struct kars_upstream_s {
     kars_str_t name;
     const char *file;
     uint32_t line;
+    const kars__dtable_t *table; /* of its directives; NULL: from a URL */
+    kars__prov_t *prov;
     kars__upserver_t *servers;
     size_t nservers;
     size_t turn; /* round robin */
@@ -44,6 +51,9 @@ struct kars_upstream_s {
     int32_t retry_on;
     uint64_t keepalive;
     uint64_t keepalive_idle_ms;
+    uint64_t max_connections; /* 0: any number */
+    uint64_t queue;
+    uint64_t queue_ms;
     int32_t tls;
     kars_str_t tls_ca; /* as written; empty: system */
     kars_str_t tls_server_name;
@@ -80,7 +90,11 @@ void kars__upserver_addrs(kars__upserver_t *s, const kars__addr_t *addrs,
 int kars__upstream_key(const kars_upstream_t *u, kars_str_t scope,
                        uint8_t ret[KARS__TLS_KEY]);
 
-/* The next server to try, healthy ones first; avoid may be NULL. */
+/* Has it all the exchanges that it may have at once? */
+int kars__upserver_full(const kars_upstream_t *u, const kars__upserver_t *s);
+
+/* The next server to try, in turn: a healthy one that is not full, else the
+ * healthy one for which fewest wait, else any; avoid may be NULL. */
 kars__upserver_t *kars__upstream_pick(kars_cycle_t *cycle, kars_upstream_t *u,
                                       const kars__upserver_t *avoid);
 

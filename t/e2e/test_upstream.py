@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import http.server
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -220,3 +221,88 @@ def test_the_first_that_stands_is_taken_and_remembered(
     for _ in range(10):
         assert where(router) == "127.0.0.6"
     assert time.monotonic() - begun < 2     # ten staggers would be 2.5 s
+
+
+def ask_later(router: kit.Router, path: str) -> wire.Wire:
+    return router.wire().send(wire.request("GET", path))
+
+
+@pytest.mark.core
+def test_what_is_beyond_the_cap_waits_in_order(site: kit.Site, start: Start,
+                                               serve: Serve) -> None:
+    port = kit.free_port()
+    server = serve("127.0.0.2", port)
+    server.gate.clear()
+    router = start(conf(site, f"server 127.0.0.2:{port}; max_connections 2;"
+                        " queue 10 timeout=20s;"))
+    held = [ask_later(router, f"/up/{i}") for i in range(2)]
+    kit.wait_for("two are served", lambda: server.now == 2)
+    waiting = []
+    for i in range(2, 7):
+        waiting.append(ask_later(router, f"/up/{i}"))
+        time.sleep(0.02)        # so that the order of coming is known
+    assert server.now == 2
+    server.gate.set()
+    for w in held + waiting:
+        assert w.answer().status == 200
+        w.sock.close()
+    assert server.most == 2
+    assert len(server.connections) <= 2
+    # Two are served side by side: each is at most one place early or late.
+    came = [int(p.rpartition("/")[2]) for p in server.order]
+    assert sorted(came) == list(range(7))
+    assert all(abs(n - at) <= 1 for at, n in enumerate(came)), came
+
+
+@pytest.mark.core
+def test_a_full_queue_and_a_long_wait_are_503(site: kit.Site, start: Start,
+                                              serve: Serve) -> None:
+    port = kit.free_port()
+    server = serve("127.0.0.2", port)
+    server.gate.clear()
+    router = start(conf(site, f"server 127.0.0.2:{port}; max_connections 1;"
+                        " queue 1 timeout=700ms;"))
+    held = ask_later(router, "/up/held")
+    kit.wait_for("one is served", lambda: server.now == 1)
+    begun = time.monotonic()
+    waits = ask_later(router, "/up/waits")
+    time.sleep(0.1)
+    assert router.ask("GET", "/up/refused").status == 503
+    assert time.monotonic() - begun < 0.7       # at once
+    assert waits.answer().status == 503
+    assert time.monotonic() - begun >= 0.7
+    line = next(i for i, x in enumerate(
+        site.conf.read_text().splitlines(), 1) if "queue 1" in x)
+    rules = [x for x in router.log().splitlines() if "router: refused" in x]
+    assert len(rules) == 2
+    assert all(f'rule="queue {site.conf}:{line}"' in x and "code=overloaded "
+               in x for x in rules)
+    server.gate.set()
+    assert held.answer().status == 200
+    assert where(router) == "127.0.0.2"
+    assert server.order == ["/up/held", "/up/x"]
+    held.sock.close()
+    waits.sock.close()
+
+
+def test_who_leaves_the_queue_is_not_served(site: kit.Site, start: Start,
+                                            serve: Serve) -> None:
+    port = kit.free_port()
+    server = serve("127.0.0.2", port)
+    server.gate.clear()
+    router = start(conf(site, f"server 127.0.0.2:{port}; max_connections 1;"))
+    held = ask_later(router, "/up/held")
+    kit.wait_for("one is served", lambda: server.now == 1)
+    leaves = ask_later(router, "/up/leaves")
+    time.sleep(0.1)
+    leaves.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER,
+                           struct.pack("ii", 1, 0))     # a reset
+    leaves.sock.close()
+    stays = ask_later(router, "/up/stays")
+    time.sleep(0.2)
+    server.gate.set()
+    assert held.answer().status == 200
+    assert stays.answer().status == 200
+    assert server.order == ["/up/held", "/up/stays"]
+    held.sock.close()
+    stays.sock.close()
