@@ -73,6 +73,7 @@ static int
 upstream_server(kars__upserver_t *s, kars_str_t text, kars_err_t *err)
 {
     s->text = text;
+    s->health = &s->own;
     if (kars_str_starts(text, KARS_STR("unix:"))) {
         if (kars__addr_unix(text, &s->addrs[0]) != KARS_OK) {
             return kars__err(err, 0, "\"%.*s\" is no UNIX socket address",
@@ -103,6 +104,7 @@ kars__upstream_init(kars_upstream_t *u, kars_pool_t *pool, kars_err_t *err)
             err, 0, "%s:%u: upstream \"%.*s\" needs 1 to %u `server`s", u->file,
             u->line, KARS_STR_ARG(u->name), KARS__UPSTREAM_SERVERS);
     }
+    u->health = &u->own;
     u->nservers = u->server_words.n;
     u->servers = kars__pnewn(pool, kars__upserver_t, u->nservers);
     if (u->servers == NULL) {
@@ -169,11 +171,56 @@ kars__upstream_key(const kars_upstream_t *u, kars_str_t scope,
     return ok ? KARS_OK : KARS_ERROR;
 }
 
+static kars__health_t *
+upstream_row(kars_cycle_t *cycle, kars_area_t *area, const kars_upstream_t *u,
+             kars_str_t server)
+{
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    EVP_MD_CTX *md = EVP_MD_CTX_new();
+    int ok = md != NULL && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 &&
+             EVP_DigestUpdate(md, u->name.data, u->name.len) == 1 &&
+             EVP_DigestUpdate(md, "", 1) == 1 &&
+             EVP_DigestUpdate(md, server.data, server.len) == 1 &&
+             EVP_DigestFinal_ex(md, digest, NULL) == 1;
+
+    EVP_MD_CTX_free(md);
+    return ok ? kars__health_row(area, digest, kars__loop_now(cycle->loop))
+              : NULL;
+}
+
+int
+kars__upstreams_share(kars_cycle_t *cycle, kars_err_t *err)
+{
+    kars_area_t *area = NULL;
+
+    if (cycle->zone == NULL || cycle->upstreams == NULL) {
+        return KARS_OK;
+    }
+    area = kars__health_area(cycle->zone, err);
+    if (area == NULL) {
+        return KARS_ERROR;
+    }
+    for (kars_upstream_t *u = cycle->upstreams; u != NULL; u = u->next) {
+        kars__health_t *row = upstream_row(cycle, area, u, KARS_STR(""));
+
+        u->health = row != NULL ? row : u->health;
+        for (size_t i = 0; i < u->nservers; i++) {
+            kars__upserver_t *s = &u->servers[i];
+
+            row = upstream_row(cycle, area, u, s->text);
+            s->health = row != NULL ? row : s->health;
+        }
+    }
+    return KARS_OK;
+}
+
 static int
 server_healthy(kars_cycle_t *cycle, const kars__upserver_t *s)
 {
-    return s->failures < UPSTREAM_FAILURES ||
-           kars__loop_now(cycle->loop) - s->failed_at_ms > UPSTREAM_WINDOW_MS;
+    return kars__health_get(&s->health->failures) < UPSTREAM_FAILURES ||
+           kars__loop_now(cycle->loop) -
+                   kars__health_get(&s->health->failed_at_ms) >
+               UPSTREAM_WINDOW_MS;
 }
 
 int
@@ -215,22 +262,25 @@ kars__upstream_result(kars_cycle_t *cycle, kars_upstream_t *u,
                       kars__upserver_t *s, int ok)
 {
     uint64_t wall = kars__loop_wall(cycle->loop);
+    uint64_t now = kars__loop_now(cycle->loop);
+    kars__health_t *h = s->health;
+    uint64_t n = kars__health_get(&h->failures);
 
     if (ok) {
-        s->failures = 0;
-        u->failure_streak = 0;
-        u->first_failure_wall_ms = 0;
-        u->last_success_wall_ms = wall;
+        kars__health_set(&h->failures, 0);
+        kars__health_set(&u->health->failures, 0);
+        kars__health_set(&u->health->first_failure_wall_ms, 0);
+        kars__health_set(&u->health->last_success_wall_ms, wall);
         return;
     }
-    if (s->failures == 0 || !server_healthy(cycle, s) ||
-        kars__loop_now(cycle->loop) - s->failed_at_ms > UPSTREAM_WINDOW_MS) {
-        s->failed_at_ms = kars__loop_now(cycle->loop);
-        s->failures = s->failures >= UPSTREAM_FAILURES ? UPSTREAM_FAILURES : 0;
+    if (n == 0 || n >= UPSTREAM_FAILURES ||
+        now - kars__health_get(&h->failed_at_ms) > UPSTREAM_WINDOW_MS) {
+        kars__health_set(&h->failed_at_ms, now);
+        n = n >= UPSTREAM_FAILURES ? UPSTREAM_FAILURES - 1 : 0;
     }
-    s->failures++;
-    if (u->failure_streak++ == 0) {
-        u->first_failure_wall_ms = wall;
+    kars__health_set(&h->failures, n + 1);
+    if (__atomic_fetch_add(&u->health->failures, 1, __ATOMIC_RELAXED) == 0) {
+        kars__health_set(&u->health->first_failure_wall_ms, wall);
     }
 }
 

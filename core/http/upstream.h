@@ -6,6 +6,7 @@
 #define KARS_HTTP_UPSTREAM_H
 
 #include "http/runtime.h"
+#include "http/upstream_zone.h"
 #include "net/tls_client.h"
 
 #define KARS__UPSTREAM_SERVERS 32u
@@ -25,8 +26,8 @@ typedef struct {
     uint32_t nwaiting;     /* for a turn */
     kars__upturn_t *first; /* of these */
     kars__upturn_t *last;
-    uint32_t failures;     /* in a row */
-    uint64_t failed_at_ms; /* the first of them; monotonic */
+    kars__health_t *health; /* in the zone, or own */
+    kars__health_t own;
     kars__tls_slot_t tls;
 } kars__upserver_t;
 
@@ -60,9 +61,8 @@ struct kars_upstream_s {
     kars_list_t tls_certificate;
 
     kars__tls_client_t *tls_client; /* NULL: without TLS */
-    uint32_t failure_streak;
-    uint64_t first_failure_wall_ms;
-    uint64_t last_success_wall_ms;
+    kars__health_t *health;         /* of all servers; in the zone, or own */
+    kars__health_t own;
 
     /* Made from a URL: who uses it, and what it owns. */
     uint32_t refs; /* 0: of the configuration, lives as long as that */
@@ -84,6 +84,11 @@ int kars__upstream_init(kars_upstream_t *u, kars_pool_t *pool, kars_err_t *err);
  */
 void kars__upserver_addrs(kars__upserver_t *s, const kars__addr_t *addrs,
                           size_t n, uint32_t ttl_s, uint64_t now_ms);
+
+/* Shares the health of the configuration's upstreams with the other workers,
+ * by the names of upstreams and servers. Where there is no zone, or no room in
+ * it, each worker finds out for itself. */
+int kars__upstreams_share(kars_cycle_t *cycle, kars_err_t *err);
 
 /* What makes connections of an upstream unlike: TLS, and whose credential goes
  * over them. Kept ones are reused only where it is equal. */

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -306,3 +308,43 @@ def test_who_leaves_the_queue_is_not_served(site: kit.Site, start: Start,
     assert server.order == ["/up/held", "/up/stays"]
     held.sock.close()
     stays.sock.close()
+
+
+def health(router: kit.Router) -> dict[str, Any]:
+    a = router.operator("GET", "/internal/policy-status")
+    (up,) = json.loads(a.body)["deployment_health"]
+    return up
+
+
+@pytest.mark.core
+def test_workers_share_what_they_know_of_a_server(
+        site: kit.Site, start: Start, serve: Serve) -> None:
+    port = kit.free_port()
+    text = conf(site, f"server 127.0.0.2:{port}; retry 0; keepalive 0;",
+                "workers 4;")
+    router = start(text)
+    for _ in range(7):      # by whatever workers
+        assert router.ask("GET", "/up/x").status == 502
+    seen = [health(router) for _ in range(30)]
+    assert {h["failure_streak"] for h in seen} == {7}
+    assert {h["healthy"] for h in seen} == {False}
+    assert len({h["first_failure_at_ms"] for h in seen}) == 1
+    router.hup()            # and the workers after them
+    assert {health(router)["failure_streak"] for _ in range(10)} == {7}
+    serve("127.0.0.2", port)
+    assert where(router) == "127.0.0.2"     # all are sick: it is tried
+    seen = [health(router) for _ in range(30)]
+    assert {h["failure_streak"] for h in seen} == {0}
+    assert {h["healthy"] for h in seen} == {True}
+
+
+def test_a_sick_server_is_spared_by_all_workers(
+        site: kit.Site, start: Start, serve: Serve) -> None:
+    port = kit.free_port()
+    serve("127.0.0.2", port)
+    router = start(conf(site, f"server 127.0.0.3:{port}; server 127.0.0.2:"
+                        f"{port}; retry 1; keepalive 0;", "workers 4;"))
+    for _ in range(60):
+        assert where(router) == "127.0.0.2"
+    # Three in a row, and what the others had begun meanwhile: nothing here.
+    assert router.log().count("router: upstream failed") == 3

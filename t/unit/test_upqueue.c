@@ -78,7 +78,8 @@ test_upqueue_refuses_one_too_many(void)
     t_upstream_reply(t, OK);
     CU_ASSERT_EQUAL(queue_status(t, clients[0]), 200);
     CU_ASSERT_EQUAL(queue_status(t, clients[1]), 200);
-    CU_ASSERT_EQUAL(queue_server(t)->failures, 0); /* no fault of its own */
+    CU_ASSERT_EQUAL(queue_server(t)->health->failures,
+                    0); /* no fault of its own */
     t_loop_destroy(t);
 }
 
