@@ -12,7 +12,8 @@
 const kars_directive_t kars__upstream_directives[] = {
     { .name = "server", .at = KARS_AT_UPSTREAM, .type = KARS_T_LIST,
       .flags = KARS_D_REPEAT, .offset = U(server_words),
-      .doc = "HOST:PORT or unix:PATH of one server; may be repeated" },
+      .doc = "HOST:PORT or unix:PATH of one server; may be repeated: they take "
+             "turns" },
     { .name = "timeout", .key = "connect", .at = KARS_AT_UPSTREAM,
       .type = KARS_T_MSEC, .offset = U(connect_ms), .dflt = "10s",
       .doc = "until the connection stands: name, attempts and handshake" },
