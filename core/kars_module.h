@@ -241,7 +241,8 @@ typedef struct {
 /* Its outcome. Filled by the router, valid until the continuation returns. */
 typedef struct {
     size_t size;
-    int32_t error; /* 0, or ETIMEDOUT, ECONNRESET, EMSGSIZE, EPROTO, ... */
+    int32_t error; /* 0, or ETIMEDOUT, ECONNRESET, EMSGSIZE, EPROTO, EBUSY (no
+                    * turn at the server within `queue`), ... */
     int32_t status;
     kars_str_t body;
     kars_str_t content_type;

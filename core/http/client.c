@@ -1,7 +1,8 @@
-/* client.c - the HTTP client: one exchange on a connection of dial.c, which
+/* client.c - the HTTP client: one exchange on a connection of upconn.c, which
  * goes back there when the reply is whole. */
 #include "http/client.h"
 #include "http/upconn.h"
+#include "http/upqueue.h"
 
 #include <errno.h>
 
@@ -15,6 +16,7 @@ struct kars__xch_s {
     kars__xch_conf_t conf;
     kars__upconn_t *conn;
     kars__updial_t *dial; /* NULL: none under way */
+    kars__upturn_t turn;  /* at the server */
     kars__work_t later;   /* start, or free */
     kars__timer_t total;
     kars_buf_t *out_last;
@@ -60,8 +62,9 @@ xch_end(kars__xch_t *x)
     x->dead = 1;
     kars__timer_stop(x->cycle->loop, &x->total);
     kars__updial_cancel(x->dial);
+    kars__upturn_give(&x->turn);
     if (x->conn != NULL) {
-        x->conn->x = NULL;
+        x->conn->user = NULL;
         kars__upconn_close(x->conn);
         x->conn = NULL;
     }
@@ -95,7 +98,7 @@ xch_fail(kars__xch_t *x, int error)
     if (x->conn != NULL) {
         x->why = kars__sock_why(&x->conn->sock);
     }
-    if (reached != KARS__REACHED_STALE) {
+    if (reached != KARS__REACHED_STALE && kars__upturn_has(&x->turn)) {
         kars__upstream_result(x->cycle, x->conf.upstream, x->conf.server, 0);
     }
     xch_end(x);
@@ -116,7 +119,7 @@ conn_timeout(kars__timer_t *t)
     kars__upconn_t *c =
         (kars__upconn_t *) ((char *) t - offsetof(kars__upconn_t, timer));
 
-    xch_fail(c->x, ETIMEDOUT);
+    xch_fail(c->user, ETIMEDOUT);
 }
 
 static void
@@ -131,7 +134,7 @@ static void
 client_go(kars__xch_t *x, kars__upconn_t *c)
 {
     x->conn = c;
-    c->x = x;
+    c->user = x;
     c->sock.ready = client_ready;
     kars__sock_want(&c->sock, x->paused ? 0 : KARS__READ);
     client_flush(x);
@@ -151,13 +154,19 @@ client_dialed(kars__upconn_t *c, int error, const char *why, void *data)
 }
 
 static void
-client_begin(kars__work_t *work)
+client_turn(kars__upturn_t *turn, int error, const char *why)
 {
     kars__xch_t *x =
-        (kars__xch_t *) ((char *) work - offsetof(kars__xch_t, later));
+        (kars__xch_t *) ((char *) turn - offsetof(kars__xch_t, turn));
+    const kars_upstream_t *u = x->conf.upstream;
     kars__upserver_t *s = x->conf.server;
     uint8_t key[KARS__TLS_KEY];
 
+    if (error != 0) {
+        x->why = why;
+        xch_fail(x, error);
+        return;
+    }
     if (kars__upstream_key(x->conf.upstream, x->conf.scope, key) != KARS_OK) {
         xch_fail(x, ENOMEM);
         return;
@@ -170,8 +179,21 @@ client_begin(kars__work_t *work)
         client_go(x, kept);
         return;
     }
+    if (u->max_connections != 0) {
+        kars__idle_trim(s, u->max_connections - s->busy);
+    }
     kars__updial(&x->dial, x->cycle, x->conf.upstream, s, key, client_dialed,
                  x);
+}
+
+static void
+client_begin(kars__work_t *work)
+{
+    kars__xch_t *x =
+        (kars__xch_t *) ((char *) work - offsetof(kars__xch_t, later));
+
+    kars__upturn_take(&x->turn, x->cycle, x->conf.upstream, x->conf.server,
+                      client_turn);
 }
 
 static void
@@ -367,7 +389,7 @@ client_whole(kars__xch_t *x, kars_buf_t *in)
     int keep =
         x->keep && x->conf.out == NULL && x->conf.last && c->rd_at == c->rd_end;
 
-    c->x = NULL;
+    c->user = NULL;
     x->conn = NULL;
     if (keep) {
         kars__timer_stop(c->cycle->loop, &c->timer);
@@ -523,7 +545,7 @@ client_eof(kars__xch_t *x)
 static void
 client_read(kars__upconn_t *c)
 {
-    kars__xch_t *x = c->x;
+    kars__xch_t *x = c->user;
 
     for (int i = 0; i < CLIENT_READS && !x->paused; i++) {
         if (client_room(c) != KARS_OK) {
@@ -562,7 +584,7 @@ static void
 client_ready(kars__sock_t *sock, uint32_t events)
 {
     kars__upconn_t *c = (kars__upconn_t *) sock;
-    kars__xch_t *x = c->x;
+    kars__xch_t *x = c->user;
 
     if (events & KARS__WRITE) {
         client_flush(x);

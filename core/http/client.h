@@ -26,8 +26,8 @@ typedef struct {
     void (*head)(kars__xch_t *x, const kars__head_t *head, void *data);
     void (*body)(kars__xch_t *x, kars_buf_t *in, uint32_t flags, void *data);
     /* ECONNREFUSED, EHOSTUNREACH, ENOENT (name), ETIMEDOUT, ECONNRESET,
-     * EPROTO, EKEYREJECTED (TLS: not who it should be); reached:
-     * KARS__REACHED_* */
+     * EPROTO, EKEYREJECTED (TLS: not who it should be), EBUSY (no turn at the
+     * server: `queue`); reached: KARS__REACHED_* */
     void (*fail)(kars__xch_t *x, int error, int reached, void *data);
     void (*room)(kars__xch_t *x, void *data); /* more may be written */
 } kars__xch_handler_t;
@@ -60,7 +60,8 @@ size_t kars__xch_unsent(const kars__xch_t *x);
 /* Stops and starts reading the reply. */
 void kars__xch_pause(kars__xch_t *x, int on);
 
-/* For fail(): what TLS found wrong, in a few words; NULL: it is not that. */
+/* For fail(): what TLS found wrong, or why there was no turn, in a few words;
+ * NULL: it is neither. */
 const char *kars__xch_why(const kars__xch_t *x);
 
 /* Ends it without a word; its connection is closed. */

@@ -1,7 +1,7 @@
 /*
  * dial.h - a connection of one's own to an upstream, for bytes that are no
  * requests of the HTTP client: tunnels, streams, WebSockets. A server is
- * picked, its name resolved, its addresses tried in their order, other servers
+ * picked and connected to as upconn.h says, other servers
  * after it where `retry` allows; all within `timeout connect=` for each server,
  * the handshake of TLS included where the upstream has it.
  */
@@ -24,7 +24,7 @@ typedef struct {
 /* NULL: no memory. */
 kars__dial_t *kars__dial(kars_cycle_t *cycle, kars_upstream_t *upstream,
                          const kars__dial_handler_t *handler, void *data);
-kars__sock_t *kars__dial_sock(kars__dial_t *d);
+kars__sock_t *kars__dial_sock(kars__dial_t *d); /* when it stands */
 const kars__upserver_t *kars__dial_server(const kars__dial_t *d);
 uint32_t kars__dial_attempts(const kars__dial_t *d);
 

@@ -321,8 +321,8 @@ exchange_failed(kars__xch_t *xch, int error, int reached, void *data)
 
     x->xch = NULL;
     if (x->head.status == 0 &&
-        (stale || (reached == KARS__REACHED_NOT && u->retry_on == 0 &&
-                   x->attempts <= u->retries))) {
+        (stale || (reached == KARS__REACHED_NOT && error != EBUSY &&
+                   u->retry_on == 0 && x->attempts <= u->retries))) {
         x->fresh |= stale != 0;
         error = exchange_attempt(x);
     }

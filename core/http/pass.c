@@ -103,20 +103,29 @@ kars__req_pass(kars_req_t *r, const kars_pass_t *pass)
     return KARS_DONE;
 }
 
+/* rule: what decided, where the code does not tell; NULL: it does. */
 static void
-pass_refuse(pass_t *p, int status, const char *code, const char *reason)
+pass_refuse_by(pass_t *p, int status, const char *code, const char *reason,
+               const char *rule)
 {
     kars_req_t *r = p->r;
+    const char *type = status == 503 ? "server_error" : "proxy_error";
 
     if (r->head_sent || r->last_in) {
-        kars__req_fail_late(r, status, "proxy_error", code, reason);
+        kars__req_fail_late(r, status, type, code, reason);
         return;
     }
     r->answer = KARS__ANSWER_NONE;
     r->out.n = 0;
     kars__filters_no_scan(r);
-    (void) kars__req_refuse(r, status, "proxy_error", code, reason);
+    (void) kars__req_refuse_by(r, status, type, code, reason, rule);
     kars__req_send_answer(r);
+}
+
+static void
+pass_refuse(pass_t *p, int status, const char *code, const char *reason)
+{
+    pass_refuse_by(p, status, code, reason, NULL);
 }
 
 /* One attempt: the UPSTREAM hooks, then the exchange. */
@@ -691,8 +700,8 @@ pass_failed(kars__xch_t *x, int error, int reached, void *data)
     if (reached != KARS__REACHED && !p->sent_body && !r->head_filtered) {
         int stale = reached == KARS__REACHED_STALE && !p->fresh;
 
-        if (stale || (reached == KARS__REACHED_NOT && u->retry_on == 0 &&
-                      p->tries <= u->retries)) {
+        if (stale || (reached == KARS__REACHED_NOT && error != EBUSY &&
+                      u->retry_on == 0 && p->tries <= u->retries)) {
             p->fresh |= stale != 0;
             pass_attempt(p);
             return;
@@ -701,7 +710,10 @@ pass_failed(kars__xch_t *x, int error, int reached, void *data)
     if (pass_retry(p, &reply, reached)) {
         return;
     }
-    if (error == ETIMEDOUT) {
+    if (error == EBUSY) {
+        pass_refuse_by(p, 503, "overloaded",
+                       "the inference backend has too many requests", "queue");
+    } else if (error == ETIMEDOUT) {
         pass_refuse(p, 504, "upstream_timeout",
                     "the inference backend did not answer in time");
     } else {

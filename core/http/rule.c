@@ -82,9 +82,14 @@ rule_place(kars_req_t *r, kars_str_t rule)
     if (kars_str_eq(rule, KARS_STR("server")) && r->server->file != NULL) {
         return rule_at(r, "server", NULL, r->server->file, r->server->line);
     }
-    for (const kars_upstream_t *u = r->cycle->upstreams;
-         u != NULL && kars_str_eq(rule, KARS_STR("upstream")); u = u->next) {
-        if (kars_str_eq(u->name, name)) {
+    for (const kars_upstream_t *u = r->cycle->upstreams; u != NULL;
+         u = u->next) {
+        if (kars_str_eq(rule, KARS_STR("queue")) &&
+            kars_str_eq(u->name, name)) {
+            return rule_find(r, u->table, u->prov, rule);
+        }
+        if (kars_str_eq(rule, KARS_STR("upstream")) &&
+            kars_str_eq(u->name, name)) {
             return kars__pprintf(r->pool, "upstream %.*s %s:%u",
                                  KARS_STR_ARG(u->name), u->file, u->line);
         }

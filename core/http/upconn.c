@@ -1,10 +1,12 @@
-/* upconn.c - new connections to servers, and those that are kept. */
+/* upconn.c - new connections to servers, and those that are kept. Of a server's
+ * addresses several are tried at once, each a little after the one before, and
+ * the first connection that stands is taken (RFC 8305). */
 #include "http/upconn.h"
 
 #include <errno.h>
 #include <unistd.h>
 
-#define DIAL_TTL_MAX_S 300u /* addresses are asked for again after that */
+#define DIAL_STAGGER_MS 250u /* between two attempts: RFC 8305, section 5 */
 
 /* Outlives its cancelling while the name is being asked for. */
 struct kars__updial_s {
@@ -15,7 +17,8 @@ struct kars__updial_s {
     kars__updial_pt fn;  /* NULL: cancelled */
     void *data;
     kars__timer_t deadline;
-    kars__upconn_t *conns; /* that are being made */
+    kars__timer_t stagger;
+    kars__upconn_t *conns; /* that are being made, newest first */
     kars__addr_t addrs[KARS__RESOLVE_MAX];
     size_t naddrs;
     size_t next; /* the address to try */
@@ -122,6 +125,19 @@ kars__idle_take(kars__upserver_t *s, const uint8_t key[KARS__TLS_KEY])
 }
 
 void
+kars__idle_trim(kars__upserver_t *s, uint64_t n)
+{
+    while (s->nidle > n) {
+        kars__upconn_t *c = s->idle;
+
+        while (c->next != NULL) {
+            c = c->next;
+        }
+        idle_drop(c);
+    }
+}
+
+void
 kars__upstream_close(kars_upstream_t *u)
 {
     for (size_t i = 0; i < u->nservers; i++) {
@@ -163,6 +179,7 @@ kars__updial_cancel(kars__updial_t *d)
     *d->at = NULL;
     d->fn = NULL;
     kars__timer_stop(d->cycle->loop, &d->deadline);
+    kars__timer_stop(d->cycle->loop, &d->stagger);
     while (d->conns != NULL) {
         kars__upconn_t *c = d->conns;
 
@@ -189,19 +206,46 @@ dial_end(kars__updial_t *d, kars__upconn_t *c, int error)
     fn(c, error, why, data);
 }
 
+/* What the owner hears when none stands: of several errors the one that says
+ * that a server is there and is not who it should be. */
+static void
+dial_failed(kars__updial_t *d, int error, const char *why)
+{
+    if (d->why == NULL) {
+        d->error = error;
+        d->why = why;
+    }
+}
+
 static void
 dial_timeout(kars__timer_t *t)
 {
     kars__updial_t *d =
         (kars__updial_t *) ((char *) t - offsetof(kars__updial_t, deadline));
 
-    d->why = d->conns != NULL ? kars__sock_why(&d->conns->sock) : NULL;
-    dial_end(d, NULL, ETIMEDOUT);
+    dial_failed(d, ETIMEDOUT,
+                d->conns != NULL ? kars__sock_why(&d->conns->sock) : NULL);
+    dial_end(d, NULL, d->error);
 }
 
 /* Connecting. */
 
 static void dial_next(kars__updial_t *d);
+
+/* An address that proved better than those before it is the first to try for
+ * as long as the name says the same. */
+static void
+dial_prefer(kars__upserver_t *s, const kars__addr_t *addr)
+{
+    for (size_t i = 1; i < s->naddrs; i++) {
+        if (s->addrs[i].len == addr->len &&
+            memcmp(&s->addrs[i].u, &addr->u, addr->len) == 0) {
+            memmove(&s->addrs[1], &s->addrs[0], i * sizeof(s->addrs[0]));
+            s->addrs[0] = *addr;
+            return;
+        }
+    }
+}
 
 static void
 dial_ready(kars__sock_t *sock, uint32_t events)
@@ -214,18 +258,18 @@ dial_ready(kars__sock_t *sock, uint32_t events)
         return;
     }
     if (error == 0) {
+        dial_prefer(d->server, &c->addr);
         dial_end(d, c, 0);
         return;
     }
-    d->error = error;
-    d->why = kars__sock_why(sock);
+    dial_failed(d, error, kars__sock_why(sock));
     dial_remove(c);
     kars__upconn_close(c);
     dial_next(d);
 }
 
 static int
-dial_conn(kars__updial_t *d, int fd)
+dial_conn(kars__updial_t *d, int fd, const kars__addr_t *addr)
 {
     kars__upconn_t *c = kars__alloc(sizeof(*c));
 
@@ -236,6 +280,7 @@ dial_conn(kars__updial_t *d, int fd)
     c->cycle = d->cycle;
     c->upstream = d->upstream;
     c->server = d->server;
+    c->addr = *addr;
     memcpy(c->key, d->key, sizeof(c->key));
     kars__sock_open(&c->sock, d->cycle->loop, fd, dial_ready);
     if (c->upstream->tls_client != NULL &&
@@ -251,23 +296,40 @@ dial_conn(kars__updial_t *d, int fd)
     return KARS_OK;
 }
 
-/* The next address of the server, or the end. */
+static void
+dial_late(kars__timer_t *t)
+{
+    dial_next(
+        (kars__updial_t *) ((char *) t - offsetof(kars__updial_t, stagger)));
+}
+
+/* One more attempt, at the next address. Without one: the end, unless others
+ * are still under way. */
 static void
 dial_next(kars__updial_t *d)
 {
+    kars__timer_stop(d->cycle->loop, &d->stagger);
     while (d->next < d->naddrs) {
-        int fd = kars__sock_connect(&d->addrs[d->next++]);
+        const kars__addr_t *addr = &d->addrs[d->next++];
+        int fd = kars__sock_connect(addr);
 
         if (fd == -1) {
-            d->error = errno;
+            dial_failed(d, errno, NULL);
             continue;
         }
-        if (dial_conn(d, fd) != KARS_OK) {
+        if (dial_conn(d, fd, addr) != KARS_OK) {
             dial_end(d, NULL, ENOMEM);
+            return;
+        }
+        if (d->next < d->naddrs) {
+            d->stagger.fn = dial_late;
+            kars__timer_start(d->cycle->loop, &d->stagger, DIAL_STAGGER_MS);
         }
         return;
     }
-    dial_end(d, NULL, d->error != 0 ? d->error : ECONNREFUSED);
+    if (d->conns == NULL) {
+        dial_end(d, NULL, d->error != 0 ? d->error : ECONNREFUSED);
+    }
 }
 
 static void
@@ -286,14 +348,8 @@ dial_resolved(void *data, int error, const kars__addr_t *addrs, size_t n,
 
     d->resolving = 0;
     if (error == 0) {
-        kars__upserver_t *s = d->server;
-        uint64_t ttl = ttl_s < 1                ? 1
-                       : ttl_s > DIAL_TTL_MAX_S ? DIAL_TTL_MAX_S
-                                                : ttl_s;
-
-        memcpy(s->addrs, addrs, n * sizeof(*addrs));
-        s->naddrs = n;
-        s->fresh_until_ms = kars__loop_now(d->cycle->loop) + ttl * 1000;
+        kars__upserver_addrs(d->server, addrs, n, ttl_s,
+                             kars__loop_now(d->cycle->loop));
     }
     if (d->fn == NULL) {
         dial_free(d);

@@ -10,16 +10,17 @@
 
 typedef struct kars__updial_s kars__updial_t;
 
-/* Owned by a dial while it is made, then by an exchange, then by its server's
- * idle list. */
+/* Owned by a dial while it is made, then by its user, then maybe by its
+ * server's idle list. */
 struct kars__upconn_s {
     kars__sock_t sock;   /* first */
     kars__timer_t timer; /* of the exchange, or of being idle */
     kars_cycle_t *cycle;
     kars_upstream_t *upstream;
     kars__upserver_t *server;
-    kars__updial_t *dial;  /* that makes it */
-    struct kars__xch_s *x; /* that uses it */
+    kars__addr_t addr;    /* of the server, where it leads */
+    kars__updial_t *dial; /* that makes it */
+    void *user;           /* an exchange, or who dialed */
     kars__upconn_t *prev;
     kars__upconn_t *next; /* of the idle list, or of its dial's */
     kars__block_t *rd;    /* what was read */
@@ -36,9 +37,14 @@ struct kars__upconn_s {
 typedef void (*kars__updial_pt)(kars__upconn_t *c, int error, const char *why,
                                 void *data);
 
-/* Makes a connection to s within the upstream's time-out. fn runs exactly once
- * unless it is cancelled before, maybe before this returns; *at is the dial
- * until then, NULL afterwards. It holds a reference to the upstream. */
+/*
+ * Makes a connection to s within the upstream's time-out, the name and the
+ * handshake included. Its addresses are tried in their order, the next when the
+ * last has failed or 250 ms have gone by; the first connection that stands is
+ * taken (RFC 8305). fn runs exactly once unless it is cancelled before, maybe
+ * before this returns; *at is the dial until then, NULL afterwards. It holds a
+ * reference to the upstream.
+ */
 void kars__updial(kars__updial_t **at, kars_cycle_t *cycle, kars_upstream_t *u,
                   kars__upserver_t *s, const uint8_t key[KARS__TLS_KEY],
                   kars__updial_pt fn, void *data);
@@ -47,6 +53,8 @@ void kars__updial_cancel(kars__updial_t *d); /* NULL: nothing to do */
 /* A kept connection of that key on which the server has not spoken; NULL. */
 kars__upconn_t *kars__idle_take(kars__upserver_t *s,
                                 const uint8_t key[KARS__TLS_KEY]);
+/* Closes the oldest until no more than n are kept. */
+void kars__idle_trim(kars__upserver_t *s, uint64_t n);
 /* Keeps it, or closes it where there are enough. */
 void kars__idle_put(kars__upconn_t *c);
 

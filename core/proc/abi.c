@@ -115,9 +115,11 @@ abi_upstream_each(kars_cycle_t *c,
             .size = sizeof(s),
             .name = u->name,
             .healthy = (uint32_t) kars__upstream_healthy(c, u),
-            .failure_streak = u->failure_streak,
-            .first_failure_at_ms = u->first_failure_wall_ms,
-            .last_success_at_ms = u->last_success_wall_ms,
+            .failure_streak = (uint32_t) kars__health_get(&u->health->failures),
+            .first_failure_at_ms =
+                kars__health_get(&u->health->first_failure_wall_ms),
+            .last_success_at_ms =
+                kars__health_get(&u->health->last_success_wall_ms),
         };
 
         fn(&s, data);

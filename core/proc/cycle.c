@@ -153,7 +153,8 @@ cycle_metrics(kars_cycle_t *c, kars_err_t *err)
 int
 kars__cycle_start(kars_cycle_t *c, kars_err_t *err)
 {
-    if (cycle_metrics(c, err) != KARS_OK) {
+    if (cycle_metrics(c, err) != KARS_OK ||
+        kars__upstreams_share(c, err) != KARS_OK) {
         return KARS_ERROR;
     }
     c->resolver = kars__resolver_create(c->loop, err);

@@ -213,12 +213,14 @@ static int
 tree_upstream(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
 {
     kars_cycle_t *c = l->cycle;
-    kars__dtable_t table;
+    kars__dtable_t *table = kars__pnew(c->pool, kars__dtable_t);
     kars_upstream_t *u;
-    kars__prov_t *prov;
 
+    if (table == NULL) {
+        return kars__err(err, ENOMEM, "an upstream");
+    }
     if (tree_block(node, 2, "upstream NAME", err) != KARS_OK ||
-        kars__dtable_init(&table, c->pool, "core", kars__upstream_directives,
+        kars__dtable_init(table, c->pool, "core", kars__upstream_directives,
                           sizeof(kars_directive_t), sizeof(*u),
                           err) != KARS_OK) {
         return KARS_ERROR;
@@ -228,11 +230,12 @@ tree_upstream(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
                               KARS_STR_ARG(node->argv[1]));
     }
     u = kars__pnew(c->pool, kars_upstream_t);
-    prov = kars__pnewn(c->pool, kars__prov_t, table.nrows + 1);
-    if (u == NULL || prov == NULL) {
+    if (u == NULL || (u->prov = kars__pnewn(c->pool, kars__prov_t,
+                                            table->nrows + 1)) == NULL) {
         return kars__err(err, ENOMEM, "an upstream");
     }
-    if (kars__directive_defaults(&table, u, c->pool, &l->resolve, err) !=
+    u->table = table;
+    if (kars__directive_defaults(table, u, c->pool, &l->resolve, err) !=
         KARS_OK) {
         return KARS_ERROR;
     }
@@ -240,9 +243,9 @@ tree_upstream(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
     u->file = node->file;
     u->line = node->line;
     for (const kars__conf_node_t *n = node->child; n != NULL; n = n->next) {
-        const kars__dtable_t *one = &table;
+        const kars__dtable_t *one = table;
 
-        if (kars__dtable_find(&table, n->argv[0]) == NULL) {
+        if (kars__dtable_find(table, n->argv[0]) == NULL) {
             const char *near = kars__dtable_nearest(&one, 1, n->argv[0]);
 
             return kars__conf_err(
@@ -251,7 +254,7 @@ tree_upstream(kars__load_t *l, const kars__conf_node_t *node, kars_err_t *err)
                 near != NULL ? ", did you mean \"" : "",
                 near != NULL ? near : "", near != NULL ? "\"?" : "");
         }
-        if (kars__directive_set(&table, n, KARS_AT_UPSTREAM, u, prov, c->pool,
+        if (kars__directive_set(table, n, KARS_AT_UPSTREAM, u, u->prov, c->pool,
                                 &l->resolve, err) != KARS_OK) {
             return KARS_ERROR;
         }

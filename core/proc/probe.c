@@ -174,6 +174,7 @@ probe_conf(probe_t *p, const char *conf, kars_err_t *err)
         return KARS_ERROR;
     }
     p->server.naddrs = 1;
+    p->server.health = &p->server.own;
     p->server.fresh_until_ms = UINT64_MAX;
     (void) kars__addr_text(&p->server.addrs[0], p->where);
     return KARS_OK;
@@ -299,6 +300,7 @@ probe_exchange(probe_t *p, kars_err_t *err)
     kars_upstream_t *u = &p->upstream;
 
     u->name = KARS_STR("probe");
+    u->health = &u->own;
     u->servers = &p->server;
     u->nservers = 1;
     u->connect_ms = u->first_byte_ms = KARS__PROBE_MS;

@@ -34,6 +34,8 @@ def conf(site: kit.Site, silent: int) -> str:
         + "upstream silent { # silent\n"
           f" server 127.0.0.1:{silent};\n"
           " timeout connect=2s first_byte=200ms idle=1s;\n }\n"
+        + f"upstream full {{\n server 127.0.0.1:{silent};\n"
+          " max_connections 1;\n queue 0; # queue\n}\n"
         + site.upstream()
         + f"""server {{ # server
     listen 127.0.0.1:{site.port} class=agent;
@@ -65,6 +67,7 @@ def conf(site: kit.Site, silent: int) -> str:
         inference chat; pass model; }}
     route POST /plain {{ access agent; pass model; }}
     route POST /v1/nowhere {{ inference chat; pass nowhere; }}
+    route POST /v1/full {{ inference chat; pass full; }}
     route POST /v1/silent {{ inference chat; pass silent; }}
     route GET /nothing {{ access agent; }} # nothing
     route GET /operator {{
@@ -133,6 +136,7 @@ TABLE: list[tuple[bytes, int, str, str]] = [
      "credential # credential"),
     (chat("/v1/nowhere"), 502, "bad_gateway", "upstream nowhere # nowhere"),
     (chat("/v1/silent"), 504, "upstream_timeout", "upstream silent # silent"),
+    (chat("/v1/full"), 503, "overloaded", "queue # queue"),
     (get("/operator"), 403, "access_denied", "access # access"),
     (get("/admin/model"), 403, "access_denied", "access (default)"),
     (get("/example"), 400, "header_missing", "example_require # example"),
@@ -161,7 +165,12 @@ def place(tmp_path_factory: pytest.TempPathFactory
     silent = socket.create_server(("127.0.0.1", 0))
     text = conf(site, silent.getsockname()[1])
     router = kit.Router(site, text)
+    holder = router.wire().send(chat("/v1/full"))
+    silent.settimeout(10)
+    held, _ = silent.accept()   # the one that `full` may have
     yield router, text
+    holder.sock.close()
+    held.close()
     silent.close()
     router.stop()
     backend.release()

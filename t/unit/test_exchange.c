@@ -301,7 +301,7 @@ test_exchange_has_limits_of_time(void)
     CU_ASSERT_EQUAL(s.done, 0);
     t_advance_ms(t, 100);
     CU_ASSERT_EQUAL(s.error, ETIMEDOUT);
-    CU_ASSERT_EQUAL(t->cycle->upstreams->failure_streak, 0);
+    CU_ASSERT_EQUAL(t->cycle->upstreams->health->failures, 0);
     CU_ASSERT_EQUAL(s.done, 1);
 
     call.timeout_ms = 0;
