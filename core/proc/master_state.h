@@ -53,8 +53,8 @@ uint64_t kars__master_now(void);
 void kars__master_answer(kars__master_t *m, kars__master_worker_t *w,
                          kars__ask_t *ask, int given);
 
-/* The same for a worker with modules: a secret that its load asked for is opened
- * again, any other question is refused (EPERM). */
+/* The same for a worker with modules: a secret that its load asked for is
+ * opened again, any other question is refused (EPERM). */
 void kars__master_answer_sealed(kars__master_t *m, kars__master_worker_t *w,
                                 kars__ask_t *ask);
 

@@ -163,7 +163,7 @@ read_swapper(void *arg)
 {
     for (int g = 1; !__atomic_load_n(&read_stop, __ATOMIC_ACQUIRE); g++) {
         read_swap(g);
-        (void) usleep(200);
+        (void) usleep(5000); /* the clock of file systems ticks every 4 ms */
     }
     return NULL;
 }
