@@ -182,7 +182,6 @@ sink_first(audit_worker_t *w, uint64_t wall_ms)
     uint8_t key[32];
     kars_err_t err = { .size = sizeof(err) };
 
-    w->store.signing = audit_signing;
     if (!w->key_looked) {
         w->key_looked = 1;
         if (audit_signing == NULL ||
@@ -492,6 +491,7 @@ audit_sink_start(kars_cycle_t *cycle, kars_err_t *err)
                          err) != KARS_OK) {
         return KARS_ERROR;
     }
+    w->store.signing = audit_signing; /* also of one that writes no record */
 
     w->store.checkpoint_records = w->conf->checkpoint_records;
     w->store.checkpoint_every_ms = w->conf->checkpoint_every_ms;

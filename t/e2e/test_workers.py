@@ -71,6 +71,17 @@ def test_they_write_one_chain(
     assert "ok" in r.verify().stdout
 
 
+@pytest.mark.parametrize("time", range(3))
+def test_the_head_is_signed_whoever_writes_it(
+        start: Start, site: kit.Site, time: int) -> None:
+    """Mostly one that has written no record itself."""
+    r = start(many(site, 4))
+    kit.wait_for("four", lambda: "serving workers=4" in r.log())
+    assert r.chat().status == 200
+    r.stop(signal.SIGTERM)
+    assert "signed up to" in r.verify().stdout
+
+
 def test_one_that_dies_is_replaced_and_its_reservations_are_charged(
         start: Start, site: kit.Site, backend: Backend) -> None:
     r = start(many(site, 3))
