@@ -29,12 +29,6 @@ kars__log_target(void)
     return &log_conf.target;
 }
 
-int
-kars__log_wants(uint32_t level)
-{
-    return level <= log_conf.level;
-}
-
 static size_t
 log_digits(char *p, uint64_t n, size_t width)
 {

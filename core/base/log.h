@@ -20,7 +20,6 @@ typedef struct {
 } kars__log_conf_t;
 
 void kars__log_setup(const kars__log_conf_t *conf);
-int kars__log_wants(uint32_t level);
 
 /* Where the lines go, for whoever opens its file again. */
 kars__log_target_t *kars__log_target(void);

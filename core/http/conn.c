@@ -265,6 +265,9 @@ conn_accept_again(kars__timer_t *t)
     kars_listener_t *l =
         (kars_listener_t *) ((char *) t - offsetof(kars_listener_t, pause));
 
+    if (l->cycle->spare_fd == -1) {
+        l->cycle->spare_fd = eventfd(0, EFD_CLOEXEC);
+    }
     kars__io_want(&l->io, KARS__READ);
 }
 

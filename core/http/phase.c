@@ -345,6 +345,10 @@ phase_answer(kars_req_t *r)
     if (r->answer != KARS__ANSWER_PASS) {
         return KARS_OK;
     }
+    if (r->again) { /* CONTENT wrote what ADMIT has decided about */
+        kars__req_readmit(r);
+        return r->answer == KARS__ANSWER_NONE ? KARS_DONE : KARS_OK;
+    }
 
     int rc = r->route->nin_filters != 0 ? kars__reqfilters_start(r) : KARS_OK;
 
@@ -435,7 +439,7 @@ int
 kars__req_await(kars_req_t *r, kars_token_t token, uint32_t timeout_ms,
                 kars_wake_pt fn)
 {
-    if (r->suspended || r->finished || kars__mod_now == NULL ||
+    if (r->suspended || r->finished || r->rechecking || kars__mod_now == NULL ||
         r->answer == KARS__ANSWER_GROWS ||
         kars__wait_take(r->cycle->waits, token, timeout_ms, r, phase_woken,
                         r) != KARS_OK) {

@@ -207,6 +207,32 @@ def test_alpn(tls, start):
                                                    tls))
 
 
+def test_http2_is_chosen_by_alpn(tls, start):
+    r = start(tls.conf())
+    p = tls.curl("--http2", "-w", " %{http_version} %{http_code}")
+    assert p.stdout.endswith(" 2 200"), p
+    p = tls.curl("--http2", "-d", kit.chat_bytes().decode(), "-H",
+                 "content-type: application/json", path=kit.CHAT)
+    assert b"chat.completion" in p.stdout.encode()
+    r.stop()
+    assert "ok" in r.verify().stdout
+
+
+def test_who_agrees_on_http2_must_speak_it(tls, start):
+    """One refusal and one record, as for any head that is none."""
+    r = start(tls.conf())
+    with tls.wire(tls.context(alpn=["h2"])) as w:
+        assert w.sock.selected_alpn_protocol() == "h2"
+        a = w.send(wire.request("GET", "/healthz")).answer()
+        assert a.status == 400 and b"h2 was agreed on" in a.body
+        assert w.closed()
+    with tls.wire(tls.context(alpn=["http/1.1"])) as w:
+        w.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert w.answer().status == 505
+    r.stop()
+    assert [d["status"] for d in r.decisions()] == [400, 505]
+
+
 # Sessions
 
 def serving(port: int) -> str:

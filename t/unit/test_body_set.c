@@ -20,6 +20,7 @@ static struct {
     int rc[SETS];
     int each_time; /* again in every round of ADMIT */
     int admits;
+    int contents;   /* rounds of CONTENT that set */
     char seen[512]; /* "path=text;" of what the watchers heard, since ADMIT */
 } set_st;
 
@@ -72,6 +73,7 @@ set_hook(kars_req_t *r, uint32_t phase)
     if (phase != set_st.phase || (set_st.admits > 1 && !set_st.each_time)) {
         return KARS_OK;
     }
+    set_st.contents += phase == KARS_PHASE_CONTENT;
     set_st.seen[0] = '\0';
     for (size_t i = 0; i < set_st.nsets; i++) {
         set_st.rc[i] = kars__api.json_set(r, t_str(set_st.sets[i].path),
@@ -92,11 +94,18 @@ set_admit(kars_req_t *r, const void *conf, void *ctx)
     return set_hook(r, KARS_PHASE_ADMIT);
 }
 
+static int
+set_content(kars_req_t *r, const void *conf, void *ctx)
+{
+    return set_hook(r, KARS_PHASE_CONTENT);
+}
+
 static const kars_hook_t set_hooks[] = {
     { .phase = KARS_PHASE_REWRITE,
       .run = set_rewrite,
       .flags = KARS_NEEDS_BODY },
     { .phase = KARS_PHASE_ADMIT, .run = set_admit, .flags = KARS_NEEDS_BODY },
+    { .phase = KARS_PHASE_CONTENT, .run = set_content },
     { 0 },
 };
 
@@ -287,6 +296,27 @@ test_json_set_in_rewrite_runs_admit_once(void)
     t_loop_destroy(t);
 }
 
+/* Nothing goes that ADMIT did not see, and CONTENT chooses once. */
+static void
+test_json_set_in_content_runs_admit_again(void)
+{
+    t_loop_t *t = set_loop();
+    json_t *got;
+
+    set_st.phase = KARS_PHASE_CONTENT;
+    set_st.nsets = 1;
+    set_st.sets[0] = (set_t){ "model", "\"b\"" };
+    got = set_send(t, "{\"model\":\"a\"}", 0);
+    CU_ASSERT_EQUAL(set_st.rc[0], KARS_OK);
+    CU_ASSERT_EQUAL(set_st.admits, 2);
+    CU_ASSERT_EQUAL(set_st.contents, 1);
+    CU_ASSERT_STRING_EQUAL(set_st.seen, "model=b;");
+    CU_ASSERT_STRING_EQUAL(json_string_value(json_object_get(got, "model")),
+                           "b");
+    json_decref(got);
+    t_loop_destroy(t);
+}
+
 static void
 test_json_set_in_every_round_ends_in_500(void)
 {
@@ -418,6 +448,7 @@ suite_body_set(void)
     T_TEST(body_set, test_json_set_shows_watchers_the_new_value);
     T_TEST(body_set, test_json_set_refuses_what_is_no_json_or_not_watched);
     T_TEST(body_set, test_json_set_in_rewrite_runs_admit_once);
+    T_TEST(body_set, test_json_set_in_content_runs_admit_again);
     T_TEST(body_set, test_json_set_in_every_round_ends_in_500);
     T_TEST(body_set, test_json_set_agrees_with_another_reader);
 }
